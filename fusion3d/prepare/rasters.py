@@ -1,0 +1,181 @@
+"""Rasters onto the grid: choose the pixel size, read each date chunk by chunk, gather statistics."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusion3d.errors import ConfigError, CRSError
+from fusion3d.grid import Grid, Window, same_map_crs
+from fusion3d.io.pixels import RasterSource, Target
+from fusion3d.io.raster import open_raster
+from fusion3d.io.series import open_series
+from fusion3d.prepare.scene import RasterInput
+from fusion3d.store.layout import RasterLayout, raster_chunk
+from fusion3d.store.writer import StoreWriter
+
+_ALIGNED = 1e-3
+_RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".dat", ".bil", ".bsq")
+
+
+def open_source(name: str, item: RasterInput, assumed_crs: str | None) -> RasterSource:
+    """Open the source of a raster sensor: a reader of the user's, an image, or a series.
+
+    Raises
+    ------
+    InputError, CRSError, ConfigError
+    """
+    if item.reader is not None:
+        source: RasterSource = _load(item.reader)(*item.files, **item.options)
+        return source
+    options = dict(item.options)
+    if item.bands is not None:
+        options["bands"] = item.bands
+    crs = item.crs or assumed_crs
+    if len(item.files) == 1 and Path(item.files[0]).is_file() and Path(item.files[0]).suffix.lower() not in (".nc", ".zarr"):
+        return open_raster(item.files[0], crs=crs, **options)
+    return open_series(item.files[0] if len(item.files) == 1 else list(item.files), crs=crs, **options)
+
+
+def _load(reader: str) -> Any:
+    module_name, _, function = reader.rpartition(":")
+    try:
+        if module_name.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{module_name} cannot be loaded")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(module_name)
+        return getattr(module, function)
+    except (ImportError, AttributeError, ValueError, OSError) as error:
+        raise ConfigError(f"reader {reader!r} cannot be loaded ({error}); write module:function or file.py:function") from None
+
+
+def layout_of(name: str, item: RasterInput, source: RasterSource, grid: Grid) -> RasterLayout:
+    """The pixels a raster sensor gets on the grid.
+
+    The pixel is the wanted (or native) size rounded so that a column holds a whole number of pixels, or a pixel a whole number of
+    columns; coarse pixels keep the phase of the source when that falls on columns.
+    """
+    if source.crs is None:
+        raise CRSError(
+            str(source.provenance[0]) if source.provenance else None, "the raster has no CRS", "pass its CRS with --crs"
+        )
+    native = source.pixel * (grid.unit if same_map_crs(source.crs, grid.pyproj_crs) else _metres(source))
+    wanted = item.pixel or native
+    ratio = grid.column / wanted
+    fine, coarse = (max(1, round(ratio)), 0) if ratio >= 0.75 else (0, max(2, round(1 / ratio)))
+    if fine == 1:
+        coarse = 1
+    pixel = grid.column / fine if fine else grid.column * coarse
+    row = col = 0
+    if not fine:
+        west, north = source.bounds[0], source.bounds[3]
+        aligned = same_map_crs(source.crs, grid.pyproj_crs) and abs(native / pixel - 1) < _ALIGNED
+        phase = ((grid.y0 - north) / grid.cell, (west - grid.x0) / grid.cell)
+        on_columns = all(abs(value - round(value)) < _ALIGNED for value in phase)
+        row, col = (_at_most_zero(value, coarse) for value in phase) if aligned and on_columns else (0, 0)
+    height = grid.rows * fine if fine else -(-(grid.rows - row) // coarse)
+    width = grid.cols * fine if fine else -(-(grid.cols - col) // coarse)
+    probe = _read(source, 0, item.kind, grid, fine, coarse, row, col, Window(0, 0, min(1, height), min(1, width)))
+    return RasterLayout(
+        bands=tuple(source.bands),
+        dates=tuple(None if date is None else date.isoformat() for date in source.dates),
+        kind=item.kind,
+        dtype=str(probe.values.dtype),
+        pixel=pixel,
+        pixels_per_column=fine,
+        columns_per_pixel=coarse,
+        row=row,
+        col=col,
+        height=height,
+        width=width,
+        resampling=_resampling(item.kind, source, grid, native, pixel, row, col),
+    )
+
+
+def _resampling(kind: str, source: RasterSource, grid: Grid, native: float, pixel: float, row: int, col: int) -> str:
+    """The rule that brings the source's pixels onto the grid, in words."""
+    same_map = source.crs is not None and same_map_crs(source.crs, grid.pyproj_crs)
+    if same_map and abs(native / pixel - 1) < _ALIGNED:
+        x0, y0 = grid.corner(row, col)
+        phase = ((source.bounds[0] - x0) * grid.unit / pixel, (y0 - source.bounds[3]) * grid.unit / pixel)
+        if all(abs(value - round(value)) < _ALIGNED for value in phase):
+            return "none, pixels are copied"
+    if kind == "classes":
+        return "nearest"
+    return "area-weighted mean" if pixel > native * (1 + 10 * _ALIGNED) else "bilinear"
+
+
+def _at_most_zero(phase: float, coarse: int) -> int:
+    return -((-round(phase)) % coarse)
+
+
+def _metres(source: RasterSource) -> float:
+    if source.crs is not None and source.crs.is_geographic:
+        return 111_320.0  # metres in a degree of latitude
+    return source.crs.axis_info[0].unit_conversion_factor if source.crs is not None else 1.0
+
+
+def _read(
+    source: RasterSource, step: int, kind: str, grid: Grid, fine: int, coarse: int, row: int, col: int, window: Window
+) -> Any:
+    x0, y0 = grid.corner(row, col)
+    pixel = grid.cell / fine if fine else grid.cell * coarse
+    target = Target(grid.pyproj_crs, x0 + window.col * pixel, y0 - window.row * pixel, pixel, window.rows, window.cols, kind)  # type: ignore[arg-type]
+    return source.read(step, target)
+
+
+def pieces(layout: RasterLayout) -> list[tuple[int, Window]]:
+    """Dates and chunks of a raster sensor, the units of work."""
+    side = raster_chunk(layout, np.dtype(layout.dtype).itemsize)
+    return [
+        (step, Window(row, col, min(side, layout.height - row), min(side, layout.width - col)))
+        for step in range(len(layout.dates))
+        for row in range(0, layout.height, side)
+        for col in range(0, layout.width, side)
+    ]
+
+
+def write_piece(
+    name: str, source: RasterSource, layout: RasterLayout, grid: Grid, step: int, window: Window, writer: StoreWriter
+) -> dict[str, list[float]]:
+    """Read one chunk of one date onto the grid and write it.
+
+    Returns
+    -------
+    per band: number, sum and sum of squares of the valid pixels
+    """
+    patch = _read(
+        source, step, layout.kind, grid, layout.pixels_per_column, layout.columns_per_pixel, layout.row, layout.col, window
+    )
+    writer.write_raster(name, step, window, patch.values.astype(layout.dtype), patch.valid)
+    values = np.where(patch.valid, patch.values, 0).astype(np.float64)
+    return {
+        "count": patch.valid.sum(axis=(1, 2)).astype(float).tolist(),
+        "sum": values.sum(axis=(1, 2)).tolist(),
+        "square": (values**2).sum(axis=(1, 2)).tolist(),
+    }
+
+
+def with_statistics(layout: RasterLayout, results: list[dict[str, list[float]]]) -> RasterLayout:
+    """The layout with mean and standard deviation of each band and the share of valid pixels."""
+    count, total, square = (np.sum([item[key] for item in results], axis=0) for key in ("count", "sum", "square"))
+    mean = total / np.maximum(count, 1)
+    std = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 0.0))
+    pixels = layout.height * layout.width * len(layout.dates)
+    return replace(
+        layout,
+        mean=tuple(mean.tolist()),
+        std=tuple(np.where(std > 0, std, 1.0).tolist()),
+        valid_fraction=float(count.mean() / pixels) if pixels else 0.0,
+    )

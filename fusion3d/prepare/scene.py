@@ -1,0 +1,208 @@
+"""What goes into a store: the scene file, and the same from command-line options."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fusion3d.errors import ConfigError, InputError
+
+RASTER_KINDS = ("reflectance", "backscatter", "continuous", "classes")
+POINT_SUFFIXES = (".las", ".laz")
+GEDI_SUFFIXES = (".h5", ".hdf5", ".he5")
+
+
+@dataclass(frozen=True)
+class AlsSource:
+    """Aerial LiDAR tiles.
+
+    Parameters
+    ----------
+    files : paths, folders or glob patterns
+    crs : CRS of files that have none
+    normalized : heights in the files are already above ground
+    attributes : extra dimensions to keep beside the standard ones
+    ground_class : classes that are ground (ASPRS 2)
+    ground_buffer : how far outside a block ground points are looked for, and the farthest ground that still counts, metres
+    """
+
+    files: tuple[str, ...]
+    crs: str | None = None
+    normalized: bool = False
+    attributes: tuple[str, ...] = ()
+    ground_class: tuple[int, ...] = (2,)
+    ground_buffer: float = 50.0
+
+
+@dataclass(frozen=True)
+class RasterInput:
+    """One raster sensor: an image, or a dated series.
+
+    Parameters
+    ----------
+    files : paths, a folder or glob patterns; several dated files are a series
+    kind : how pixels are resampled: reflectance, backscatter and continuous by area-weighted mean, classes by nearest
+    crs : CRS of files that have none
+    bands : sidecar YAML with wavelengths, or band names
+    pixel : pixel size wanted, metres; None takes the source's, rounded to divide or be divided by the column
+    reader : ``module:function`` or ``file.py:function`` that returns a RasterSource, for formats of your own
+    options : further arguments of the reader
+    """
+
+    files: tuple[str, ...]
+    kind: str = "reflectance"
+    crs: str | None = None
+    bands: str | None = None
+    pixel: float | None = None
+    reader: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in RASTER_KINDS:
+            raise ConfigError(f"raster kind {self.kind!r} is not one of {', '.join(RASTER_KINDS)}")
+
+
+@dataclass(frozen=True)
+class GediInput:
+    """GEDI files of any products; products of the same shots are joined."""
+
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything `prepare` needs to know; a scene file is this, in YAML.
+
+    Parameters
+    ----------
+    crs : CRS of the grid; files in another are reprojected, files without one are taken to be in it. None: that of the first file
+    column, voxel : metres
+    block : columns
+    bounds : xmin, ymin, xmax, ymax in the grid's CRS; None covers every point cloud, else every raster,
+        else GEDI
+    """
+
+    als: AlsSource | None = None
+    rasters: Mapping[str, RasterInput] = field(default_factory=dict)
+    gedi: GediInput | None = None
+    crs: str | None = None
+    column: float = 10.0
+    voxel: float = 0.5
+    block: int = 64
+    bounds: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        reserved = {"als", "gedi"} & set(self.rasters)
+        if reserved:
+            raise ConfigError(f"a raster sensor cannot be named {', '.join(sorted(reserved))}")
+        for name in self.rasters:
+            if not name.isidentifier():
+                raise ConfigError(f"sensor name {name!r}: use letters, digits and underscores")
+        if self.als is None and self.gedi is None and not self.rasters:
+            raise ConfigError("nothing to prepare: name LAZ files, rasters or GEDI files")
+
+
+def read_scene(path: str | Path) -> Scene:
+    """Read a scene file; relative paths are relative to it.
+
+    Raises
+    ------
+    InputError
+        Not YAML, an unknown key, or a value of the wrong kind; names the key.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(
+            path, f"not a readable scene file ({' '.join(str(error).split())[:120]})", "see configs/scene.yaml"
+        ) from None
+    if not isinstance(raw, dict):
+        raise InputError(path, "a scene file is a YAML mapping", "see configs/scene.yaml")
+    base = path.parent
+    try:
+        values = _known(Scene, raw)
+        if raw.get("als"):
+            values["als"] = AlsSource(**_known(AlsSource, _with_files(raw["als"], base)))
+        if raw.get("gedi"):
+            values["gedi"] = GediInput(**_known(GediInput, _with_files(raw["gedi"], base)))
+        values["rasters"] = {
+            name: RasterInput(**_known(RasterInput, _with_files(item, base))) for name, item in (raw.get("rasters") or {}).items()
+        }
+        return Scene(**values)
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise InputError(path, str(error), "see configs/scene.yaml") from None
+
+
+def _with_files(item: Any, base: Path) -> dict[str, Any]:
+    if isinstance(item, (str, list)):
+        item = {"files": item}
+    if not isinstance(item, dict) or "files" not in item:
+        raise ConfigError("a source needs `files`")
+    names = [item["files"]] if isinstance(item["files"], str) else list(item["files"])
+    item = {**item, "files": [str(base / name) for name in names]}
+    for key in ("bands", "reader"):
+        value = item.get(key)
+        if isinstance(value, str) and (base / value.split(":")[0]).exists():
+            item[key] = str(base / value)
+    return item
+
+
+def _known(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    known = {f.name for f in fields(kind)}
+    unknown = set(raw) - known
+    if unknown:
+        raise ConfigError(f"unknown key {', '.join(map(repr, sorted(unknown)))}; known are {', '.join(sorted(known))}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+
+
+def expand(patterns: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
+    """Files behind paths, folders and patterns, sorted, each once; `InputError` for one that matches nothing."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            matches = sorted(str(item) for item in path.iterdir() if item.suffix.lower() in suffixes)
+        elif path.exists():
+            matches = [pattern]
+        else:
+            matches = sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            raise InputError(pattern, "no such file", "check the path or the pattern")
+        found.update(dict.fromkeys(matches))
+    return sorted(found)
+
+
+def describe_file(path: str) -> dict[str, Any]:
+    """Name, size and modification time (ns) of a source: what provenance and resume go by."""
+    try:
+        stat = Path(path).stat()
+    except OSError as error:
+        raise InputError(path, error.strerror or "cannot be read", "check the path") from None
+    return {"path": path, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def configuration(scene: Scene) -> dict[str, Any]:
+    """The scene as plain types, for the store's attributes."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(scene)))
+    return plain
+
+
+def configuration_hash(scene: Scene, files: list[dict[str, Any]], version: str) -> str:
+    """Hash of what determines a store's content: configuration, files and code version."""
+    text = json.dumps([configuration(scene), files, version], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def with_files(scene: Scene, als: list[str], gedi: list[str]) -> Scene:
+    """The scene with patterns replaced by the files they matched."""
+    return replace(
+        scene, als=scene.als and replace(scene.als, files=tuple(als)), gedi=scene.gedi and replace(scene.gedi, files=tuple(gedi))
+    )

@@ -1,0 +1,5 @@
+"""The column store: schema, reader, writer."""
+
+from fusion3d.store.reader import Store, StoredPoints, StoredRaster
+
+__all__ = ["Store", "StoredPoints", "StoredRaster"]

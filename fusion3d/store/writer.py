@@ -1,0 +1,108 @@
+"""Writing a column store: blocks of points, rasters, footprints, root attributes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from fusion3d.grid import Window
+from fusion3d.io.gedi import FootprintTable
+from fusion3d.store.layout import COMPRESSOR, POINT_CHUNK, ROOT_KEY, RasterLayout, StoreAttributes, block_name, raster_chunk
+
+Array = npt.NDArray[Any]
+
+FOOTPRINT_COLUMNS = (
+    "shot_number",
+    "beam",
+    "power_beam",
+    "x",
+    "y",
+    "longitude",
+    "latitude",
+    "time",
+    "ground_elevation",
+    "sensitivity",
+    "solar_elevation",
+    "quality_flag",
+    "degrade_flag",
+)
+
+
+class StoreWriter:
+    """Writes into a local folder that is not yet the finished store (the caller renames it when all is done).
+
+    Parameters
+    ----------
+    path : folder of the unfinished store
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.root: Any = zarr.open_group(str(path), mode="a", zarr_format=3)
+
+    def write_attributes(self, attributes: StoreAttributes) -> None:
+        self.root.attrs.put({ROOT_KEY: attributes.to_json()})
+
+    def write_block(self, block: tuple[int, int], arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
+        """Write one block of points under a temporary name, then rename it.
+
+        Parameters
+        ----------
+        arrays : x, y, z int32 [N], height float32 [N], offsets int64 [columns + 1] and the stored attributes [N]
+        attributes : anchor (three integers of the lattice) and window (row, col, rows, cols)
+        """
+        self.root.require_group("als")
+        temporary, final = self.path / "als" / f".{block_name(*block)}", self.path / "als" / block_name(*block)
+        shutil.rmtree(temporary, ignore_errors=True)
+        group = zarr.open_group(str(temporary), mode="w", zarr_format=3)
+        for name in sorted(arrays):
+            _write_array(group, name, arrays[name], POINT_CHUNK)
+        group.attrs.put(dict(attributes))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+
+    def create_raster(self, name: str, layout: RasterLayout) -> None:
+        """Create the arrays of a raster sensor, unless a broken run already did."""
+        group = self.root.require_group(name)
+        shape = (len(layout.dates), len(layout.bands), layout.height, layout.width)
+        side = raster_chunk(layout, np.dtype(layout.dtype).itemsize)
+        chunks = (1, shape[1], min(side, shape[2]), min(side, shape[3]))
+        for array, dtype in (("values", layout.dtype), ("valid", "bool")):
+            if array not in group:
+                group.create_array(array, shape=shape, chunks=chunks, dtype=dtype, compressors=COMPRESSOR, fill_value=0)
+
+    def write_raster(self, name: str, step: int, window: Window, values: Array, valid: Array) -> None:
+        """Write pixels [C, h, w] of one date; `window` counts pixels."""
+        where = (step, slice(None), slice(window.row, window.row_stop), slice(window.col, window.col_stop))
+        if valid.any():
+            self.root[f"{name}/values"][where] = np.where(valid, values, 0)
+            self.root[f"{name}/valid"][where] = valid
+
+    def write_footprints(self, table: FootprintTable) -> None:
+        """Write the footprint table, shot numbers as uint64, profiles as ragged rows."""
+        shutil.rmtree(self.path / "gedi", ignore_errors=True)
+        group = self.root.require_group("gedi")
+        for name in FOOTPRINT_COLUMNS:
+            _write_array(group, name, np.asarray(getattr(table, name)), POINT_CHUNK)
+        for name in ("heights", "energy", "row_splits"):
+            _write_array(group, name, getattr(table, name), POINT_CHUNK)
+        attributes = group.require_group("attributes")
+        for name in sorted(table.attributes):
+            _write_array(attributes, name, table.attributes[name], POINT_CHUNK)
+
+
+def _write_array(group: zarr.Group, name: str, values: Array, chunk: int) -> None:
+    values = np.asarray(values)
+    if values.dtype.kind in "US":
+        values = values.astype("U16")
+    chunks = (max(1, min(chunk, len(values))), *values.shape[1:])
+    array = group.create_array(name, shape=values.shape, chunks=chunks, dtype=values.dtype, compressors=COMPRESSOR)
+    if values.size:
+        array[...] = values

@@ -1,0 +1,29 @@
+"""The manifest survives a kill in the middle of a line and refuses other inputs."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusion3d.errors import StoreError
+from fusion3d.prepare.manifest import Manifest
+
+
+def test_a_line_cut_by_a_kill_is_not_done_and_the_rest_is(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    manifest = Manifest(path, "key")
+    manifest.done("tile 0", {"points": 3})
+    manifest.done("tile 1", {"points": 4})
+    manifest.close()
+    path.write_bytes(path.read_bytes()[:-5])
+    again = Manifest(path, "key")
+    assert "tile 0" in again
+    assert "tile 1" not in again
+    again.done("tile 1", {"points": 4})
+    again.close()
+    assert [name for name, _ in Manifest(path, "key").results("tile")] == ["tile 0", "tile 1"]
+
+
+def test_a_manifest_of_other_inputs_is_refused_with_the_remedy(tmp_path):
+    Manifest(tmp_path / "manifest.jsonl", "one").close()
+    with pytest.raises(StoreError, match="--overwrite"):
+        Manifest(tmp_path / "manifest.jsonl", "other")
