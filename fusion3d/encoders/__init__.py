@@ -1,0 +1,25 @@
+"""Encoders: from one sensor's observation to embeddings; one registry, one conformance suite."""
+
+from fusion3d.encoders.als import AlsEncoder
+from fusion3d.encoders.checkpoint import load_encoder, save_encoder
+from fusion3d.encoders.fusion import fuse
+from fusion3d.encoders.gedi import GediEncoder
+from fusion3d.encoders.output import CellGrid, ColumnEmbedding, FootprintEmbedding
+from fusion3d.encoders.raster import RasterEncoder
+from fusion3d.encoders.registry import ENCODERS, Encoder, build, kind_of
+
+__all__ = [
+    "ENCODERS",
+    "AlsEncoder",
+    "CellGrid",
+    "ColumnEmbedding",
+    "Encoder",
+    "FootprintEmbedding",
+    "GediEncoder",
+    "RasterEncoder",
+    "build",
+    "fuse",
+    "kind_of",
+    "load_encoder",
+    "save_encoder",
+]

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from fusion3d.data.sampler import ChipSampler, coverage, find_candidates, fixed_chips, seen_by_two
+from fusion3d.errors import ConfigError
+from tests.data.scene import NO_POINTS, open_scene
+
+SIZE = 4
+
+
+def masks() -> list[dict[str, np.ndarray]]:
+    """ALS everywhere, ortho in the west half, s2 in one corner, gedi in one column."""
+    als = np.ones((40, 40), bool)
+    ortho, s2, gedi = (np.zeros((40, 40), bool) for _ in range(3))
+    ortho[:, :20], s2[:8, :8], gedi[33, 33] = True, True, True
+    return [{"als": als, "ortho": ortho, "s2": s2, "gedi": gedi}]
+
+
+def candidates():
+    return find_candidates(masks(), [np.ones((40, 40), bool)], SIZE, min_columns=16)
+
+
+def test_pairs_that_never_meet_are_no_candidates():
+    assert {item.pair for item in candidates()} == {("als", "gedi"), ("als", "ortho"), ("als", "s2"), ("ortho", "s2")}
+
+
+def test_every_candidate_holds_enough_columns_of_both_sensors():
+    seen = masks()[0]
+    for item in candidates():
+        least = 1 if "gedi" in item.pair else 16
+        both = seen[item.pair[0]] & seen[item.pair[1]]
+        assert all(both[row : row + SIZE, col : col + SIZE].sum() >= least for row, col in item.origin)
+
+
+def test_chip_depends_on_seed_and_number_alone():
+    first, again, other = (ChipSampler(candidates(), 3, seed=seed) for seed in (5, 5, 6))
+    assert [first.chip(i) for i in (7, 0, 3)] == [again.chip(i) for i in (7, 0, 3)]
+    assert [first.chip(i) for i in range(20)] != [other.chip(i) for i in range(20)]
+    assert len({first.chip(i).seed for i in range(100)}) == 100
+
+
+def test_iteration_goes_on_where_it_is_told_to_start():
+    whole = list(islice(ChipSampler(candidates(), 3, seed=5), 10))
+    resumed = list(islice(ChipSampler(candidates(), 3, seed=5, start=lambda: 6), 4))
+    assert resumed == whole[6:]
+
+
+def test_processes_of_one_run_draw_the_chips_of_one_larger_batch():
+    whole = next(iter(ChipSampler(candidates(), 6, seed=5)))
+    parts = [next(iter(ChipSampler(candidates(), 3, seed=5, rank=rank, ranks=2))) for rank in (0, 1)]
+    assert parts[0] + parts[1] == whole
+
+
+def test_pairs_are_drawn_alike_however_rare():
+    sampler = ChipSampler(candidates(), 1)
+    # Only chips of the pair (als, gedi) lie in the south-east.
+    drawn = Counter(sampler.chip(i).row >= 30 and sampler.chip(i).col >= 30 for i in range(2000))
+    assert drawn[True] / 2000 == pytest.approx(0.25, abs=0.04)
+
+
+def test_sampler_without_candidates_is_refused():
+    with pytest.raises(ConfigError, match="no two sensors"):
+        ChipSampler([], 4)
+
+
+def test_fixed_chips_do_not_overlap_and_take_turns():
+    chips = fixed_chips(candidates(), SIZE, 9)
+    assert len(chips) == 9
+    assert chips == fixed_chips(candidates(), SIZE, 9)
+    for i, first in enumerate(chips):
+        assert all(abs(first.row - other.row) >= SIZE or abs(first.col - other.col) >= SIZE for other in chips[:i])
+    assert any(chip.row <= 33 < chip.row + SIZE and chip.col <= 33 < chip.col + SIZE for chip in chips)
+
+
+def test_candidates_are_found_in_several_stores_and_allowed_columns_only():
+    allowed = np.zeros((40, 40), bool)
+    allowed[:20] = True
+    found = find_candidates([{"als": np.ones((40, 40), bool)}, *masks()], [np.ones((40, 40), bool), allowed], SIZE)
+    for item in found:
+        assert set(item.store.tolist()) == {1}
+        assert (item.origin[:, 0] + SIZE <= 20).all()
+
+
+def test_coverage_puts_blocks_together(tmp_path):
+    store = open_scene(tmp_path / "scene.zarr", sensors=("als", "gedi", "far"))
+    seen = coverage(store, store.sensors)
+    assert not seen["als"][NO_POINTS].any()
+    assert seen["als"].sum() == seen["als"].size - 16
+    assert not seen["far"].any()
+    assert seen["gedi"][4, 10]
+    assert not seen["gedi"][5, 10]
+    assert seen_by_two(seen).sum() == (seen["als"] & seen["gedi"]).sum() > 0
