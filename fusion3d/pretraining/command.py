@@ -1,0 +1,179 @@
+"""`fusion3d pretrain`: a run directory with resolved configuration, logs, checkpoint and encoders."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from fusion3d.data.datamodule import ChipDataModule
+from fusion3d.errors import ConfigError, InputError
+from fusion3d.pretraining.callbacks import (
+    AtomicCheckpointIO,
+    ConfigurationFile,
+    StepProgressBar,
+    checkpoint_every,
+    config_file,
+    last_checkpoint,
+)
+from fusion3d.pretraining.module import CrossModalPretraining
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_steps": 1000,
+    "max_epochs": -1,
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 10,
+    "val_check_interval": 100,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+}
+
+
+class PretrainCLI(LightningCLI):
+    """Parser of the command; classes are built by `main` after the run directory is checked."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--out", type=str, default="runs/pretrain", help="Folder of the run.")
+        parser.add_argument("--resume", action="store_true", help="Go on from the run's last checkpoint, also after a kill.")
+        parser.add_argument("--checkpoint_every", type=int, default=100, help="Steps between checkpoints.")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        self.run = Path(self.config["out"])
+        self.checkpoint = check_run(self.run, self.config["resume"])
+        if self.config["checkpoint_every"] < 1:
+            raise ConfigError(f"--checkpoint_every {self.config['checkpoint_every']} must be at least 1 step")
+        if self.config["trainer"]["max_steps"] < 1:
+            raise ConfigError("say how long to train: --trainer.max_steps N")
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        run, wanted = self.run, self.config_init["trainer"]
+        options.setdefault("default_root_dir", str(run))
+        if wanted.get("precision") is None:
+            options["precision"] = precision(wanted.get("accelerator"))
+        if wanted.get("logger") is None:
+            csv = CSVLogger(run, name="logs")
+            options["logger"] = [csv, TensorBoardLogger(run, name="logs", version=csv.version)]
+        text = self.parser.dump(self.config, skip_unset=False)
+        callbacks = [
+            *_listed(wanted.get("callbacks")),
+            ConfigurationFile(config_file(run), text),
+            checkpoint_every(run, self.config["checkpoint_every"]),
+        ]
+        if wanted.get("enable_progress_bar") is not False:
+            callbacks.append(StepProgressBar())
+        plugins = [*_listed(wanted.get("plugins")), AtomicCheckpointIO()]
+        return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **options)
+
+
+def main(args: list[str]) -> int:
+    """Run the command with its arguments, without the program's name.
+
+    Raises
+    ------
+    Fusion3DError
+        The options, the store or the run directory do not allow it.
+    """
+    with warnings.catch_warnings():
+        _quiet()
+        cli = PretrainCLI(
+            CrossModalPretraining,
+            ChipDataModule,
+            args=args,
+            run=False,
+            save_config_callback=None,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"prog": "fusion3d pretrain", "description": main_description(), "dump_header": []},
+        )
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
+    if cli.trainer.interrupted:
+        print(
+            f"stopped at step {cli.trainer.global_step}; the same command with --resume goes on from {last_checkpoint(cli.run)}",
+            file=sys.stderr,
+        )
+        return 130
+    _finish(cli)
+    return 0
+
+
+def main_description() -> str:
+    """First line of `fusion3d pretrain --help`."""
+    return "Pretrain encoders by aligning what different sensors say of the same place."
+
+
+def check_run(run: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from, None for a new run.
+
+    Raises
+    ------
+    InputError
+        A run is there and `resume` was not asked for, or the folder is a file.
+    """
+    last = last_checkpoint(run)
+    if run.exists() and not run.is_dir():
+        raise InputError(run, "a file, not a folder", "give another --out")
+    if resume:
+        # A run that was killed before its first checkpoint begins anew; it is the same run.
+        return last if last.exists() else None
+    if last.exists() or config_file(run).exists():
+        raise InputError(run, "a pretraining run is already there", "continue it with --resume, or give another --out")
+    return None
+
+
+def precision(accelerator: Any) -> str:
+    """bf16-mixed on a CUDA GPU that computes in it, else float32."""
+    wants_gpu = accelerator in (None, "auto", "gpu", "cuda")
+    return "bf16-mixed" if wants_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _finish(cli: PretrainCLI) -> None:
+    """Write the last checkpoint and each encoder alone, and say where."""
+    from fusion3d.encoders.checkpoint import save_encoder
+
+    path = last_checkpoint(cli.run)
+    cli.trainer.save_checkpoint(path, weights_only=False)
+    if not cli.trainer.is_global_zero:
+        return
+    folder = cli.run / "encoders"
+    folder.mkdir(exist_ok=True)
+    for sensor, encoder in cli.model.encoders.items():
+        save_encoder(encoder, folder / f"{sensor}.safetensors")
+    print(f"{cli.trainer.global_step} steps, sensors {', '.join(cli.model.sensors)}: checkpoint {path}, encoders in {folder}")
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _quiet() -> None:
+    """Silence advice that does not apply: batches are endless and resumable, and arguments are passed on purpose."""
+    for text in (
+        ".*LightningCLI's args parameter.*",
+        ".*does not have many workers.*",
+        ".*ended before the epoch ended.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*dirpath has changed.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", text)
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.accelerators.cuda",
+        "lightning.fabric.utilities.seed",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fusion3d.data.chips import read_chips
+from fusion3d.errors import ConfigError
+from fusion3d.pretraining.module import CrossModalPretraining, rate
+from fusion3d.pretraining.objective import draw_pairs, meeting_pairs, stream
+from tests.data.scene import open_scene
+
+SENSORS = ["als", "gedi", "ortho", "s2"]
+SCENE = {"sensors": SENSORS}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return open_scene(tmp_path_factory.mktemp("module") / "scene.zarr")
+
+
+def model(**options) -> CrossModalPretraining:
+    built = CrossModalPretraining(scene=SCENE, **options)
+    built.configure_model()
+    return built
+
+
+def total(module, batch, count, step=0):
+    return module.loss(batch, draw_pairs(meeting_pairs(batch), count, stream(step)), (0, step))
+
+
+@pytest.mark.parametrize("target", ["identity", "projection"])
+def test_gradient_reaches_every_parameter_when_all_pairs_are_drawn(store, target):
+    module = model(retention_target=target)
+    loss, parts = total(module, read_chips(store, [(6, 8), (8, 26)], 8), 6)
+    loss.backward()
+    missing = [name for name, parameter in module.named_parameters() if parameter.grad is None]
+    assert not missing
+    assert set(parts) == {
+        *(f"contrast_{a}_{b}" for i, a in enumerate(SENSORS) for b in SENSORS[i + 1 :]),
+        *(f"retention_{s}" for s in SENSORS),
+    }
+
+
+def test_loss_of_sampled_pairs_averages_to_the_loss_of_all(store):
+    module = model().eval()
+    batch = read_chips(store, [(6, 8), (8, 26)], 8, ["als", "ortho", "s2"])
+    pairs = meeting_pairs(batch)
+    key = (0, 0)
+    with torch.no_grad():
+        exact, _ = module.loss(batch, draw_pairs(pairs, 3, stream(0)), key)
+        # One draw of each pair, each with chance 1/3: the expectation, enumerated.
+        single = {}
+        for step in range(60):
+            drawn = draw_pairs(pairs, 1, stream(step))
+            single.setdefault(drawn[0].pair, drawn)
+        estimates = [module.loss(batch, drawn, key)[0] for drawn in single.values()]
+    assert set(single) == set(pairs)
+    assert torch.stack(estimates).mean().item() == pytest.approx(exact.item(), rel=1e-4)
+
+
+def test_only_encoders_of_drawn_pairs_run(store):
+    module = model()
+    loss, _ = total(module, read_chips(store, [(6, 8), (8, 26)], 8), 1)
+    loss.backward()
+    ran = {name for name, encoder in module.encoders.items() if any(p.grad is not None for p in encoder.parameters())}
+    assert len(ran) == 2
+
+
+def test_batch_without_some_sensors_is_contrasted_on_the_others(store):
+    module = model()
+    batch = read_chips(store, [(6, 8)], 8, ["als", "s2"])
+    _, parts = total(module, batch, 6)
+    assert set(parts) == {"contrast_als_s2", "retention_als", "retention_s2"}
+
+
+def test_batch_in_which_nothing_meets_is_a_step_of_loss_zero(store):
+    module = model()
+    loss, parts = total(module, read_chips(store, [(0, 0)], 4, ["als", "s2"]), 1)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert parts == {}
+
+
+def test_loss_depends_on_the_key_alone(store):
+    module, batch = model(), read_chips(store, [(6, 8), (8, 26)], 8)
+    drawn = draw_pairs(meeting_pairs(batch), 2, stream(1))
+    values = [module.eval().loss(batch, drawn, key)[0].item() for key in ((0, 1), (0, 1), (0, 2))]
+    assert values[0] == values[1] != values[2]
+
+
+def test_retention_can_be_switched_off(store):
+    module = model(retention=0.0)
+    _, parts = total(module, read_chips(store, [(6, 8)], 8), 6)
+    assert not any(name.startswith("retention") for name in parts)
+    assert len(module.decoders) == 0
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = model(seed=3).state_dict()
+    torch.manual_seed(2)
+    again, other = model(seed=3).state_dict(), model(seed=4).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_model_without_sensors_says_what_to_do():
+    with pytest.raises(ConfigError, match="ChipDataModule"):
+        CrossModalPretraining().configure_model()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"pairs": 0}, "pairs 0"),
+        ({"retention": -1.0}, "retention"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"encoder_options": {"hsi": {"width": 8}}}, "encoder_options names hsi"),
+        ({"pair_weights": {"als-hsi": 2.0}}, "pair_weights names als-hsi"),
+    ],
+)
+def test_impossible_options_are_refused(options, text):
+    with pytest.raises(ConfigError, match=text):
+        model(**options)
+
+
+def test_rate_rises_to_one_and_falls_to_a_hundredth():
+    assert [rate(step, 4, 104) for step in (0, 3, 4)] == [0.25, 1.0, 1.0]
+    assert rate(54, 4, 104) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 2)) / 2)
+    assert rate(104, 4, 104) == pytest.approx(0.01)
+    assert rate(0, 0, 1) == 1.0
