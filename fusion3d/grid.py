@@ -59,13 +59,15 @@ def metric_unit(crs: CRS) -> float:
 
 
 def vertical_unit(crs: CRS) -> float:
-    """Metres in one unit of height: of the vertical axis when the CRS has one, else of the map axes (the usual convention)."""
+    """Metres in one unit of height: of the vertical axis when the CRS has one, else of the map axes (the usual
+    convention), and metres on a geographic one."""
     for part in crs.sub_crs_list or [crs]:
         if part.is_vertical:
             return float(part.axis_info[0].unit_conversion_factor)
     if len(crs.axis_info) == 3 and crs.axis_info[2].unit_conversion_factor:
         return float(crs.axis_info[2].unit_conversion_factor)
-    return metric_unit(crs)
+    # Heights on a geographic or geocentric CRS are ellipsoidal, in metres.
+    return metric_unit(crs) if map_crs(crs).is_projected else 1.0
 
 
 def same_map_crs(one: CRS, other: CRS) -> bool:
