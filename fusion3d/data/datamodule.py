@@ -19,7 +19,7 @@ from fusion3d.data.sampler import (
     coverage,
     find_candidates,
     fixed_chips,
-    seen_by_two,
+    seen_by_enough,
 )
 from fusion3d.data.split import Mask, Split
 from fusion3d.errors import ConfigError, StoreError
@@ -137,7 +137,7 @@ class ChipDataModule(LightningDataModule):
         self._check_alike(stores)
         self.sensors = self._choose_sensors(stores)
         seen = [coverage(store, [name for name in self.sensors if name in store.sensors]) for store in stores]
-        together = [seen_by_two(masks) for masks in seen]
+        together = [seen_by_enough(masks, min(2, len(self.sensors))) for masks in seen]
         if not any(mask.any() for mask in together):
             raise ConfigError(self._nothing_together(stores, seen))
         self.splits = [

@@ -40,24 +40,24 @@ def coverage(store: Store, sensors: Sequence[str]) -> dict[str, Mask]:
     return seen
 
 
-def seen_by_two(seen: Mapping[str, Mask]) -> Mask:
-    """[rows, cols] columns that two sensors or more saw."""
-    return np.sum([mask.astype(np.int8) for mask in seen.values()], axis=0) >= 2
+def seen_by_enough(seen: Mapping[str, Mask], sensors: int) -> Mask:
+    """[rows, cols] columns that at least so many sensors saw."""
+    return np.sum([mask.astype(np.int8) for mask in seen.values()], axis=0) >= sensors
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Chips where a pair of sensors saw enough of the same columns.
+    """Chips where a pair of sensors (or the only one that there is) saw enough of the same columns.
 
     Attributes
     ----------
-    pair : names of the two sensors
+    pair : names of the two sensors, or of the only one
     store : [K] which store
     origin : [K, 2] row and column
     place : [K] number of the chip's place (a square of 4 x 4 chips of a store); places are drawn before chips
     """
 
-    pair: tuple[str, str]
+    pair: tuple[str, ...]
     store: npt.NDArray[np.int64]
     origin: npt.NDArray[np.int64]
     place: npt.NDArray[np.int64]
@@ -74,7 +74,7 @@ def find_candidates(
     min_columns: int = 16,
     stride: int | None = None,
 ) -> list[Candidates]:
-    """Chips of allowed columns only, for every pair of sensors that meet in at least one.
+    """Chips of allowed columns only, for every pair of sensors that meet in at least one; of a single sensor, where it looked.
 
     Parameters
     ----------
@@ -85,13 +85,13 @@ def find_candidates(
     step = max(1, size // 4) if stride is None else stride
     names = sorted({name for masks in seen for name in masks}, key=_sensor_order)
     found = []
-    for pair in combinations(names, 2):
+    for pair in combinations(names, min(2, len(names))):
         parts = []
         for store, (masks, free) in enumerate(zip(seen, allowed, strict=True)):
             if not all(name in masks for name in pair):
                 continue
             enough = 1 if "gedi" in pair else min(min_columns, size * size)
-            both = chip_counts(masks[pair[0]] & masks[pair[1]], size, step) >= enough
+            both = chip_counts(np.logical_and.reduce([masks[name] for name in pair]), size, step) >= enough
             origin = np.argwhere(both & (chip_counts(free, size, step) == size * size)) * step
             parts.append(np.concatenate([np.full((len(origin), 1), store), origin], axis=1))
         rows = np.concatenate(parts) if parts else np.zeros((0, 3), np.int64)

@@ -105,6 +105,8 @@ class CrossModalPretraining(LightningModule):
             self.hparams["scene"] = facts()
         options = self.hparams["encoder_options"] or {}
         sensors = self.hparams["scene"]["sensors"]
+        if len(sensors) == 1 and not self.hparams["retention"]:
+            raise ConfigError(f"{sensors[0]} is the only sensor: there is no other to compare it with; keep --model.retention above 0")
         unknown = sorted(set(options) - set(sensors))
         if unknown:
             raise ConfigError(f"--model.encoder_options names {', '.join(unknown)}, but the sensors are {', '.join(sensors)}")
@@ -200,6 +202,8 @@ class CrossModalPretraining(LightningModule):
         ----------
         key : of the random choices
         """
+        if len(self.sensors) == 1:
+            return self._alone(batch, self.sensors[0], key)
         names = sorted({name for item in drawn for name in item.pair}, key=self.sensors.index)
         embedded = {name: self.embed(batch, name) for name in names}
         # A batch in which no pair meets still makes a step, so that steps and batches keep count of each other.
@@ -219,6 +223,14 @@ class CrossModalPretraining(LightningModule):
                 loss = loss + self.hparams["retention"] * weights[name] * value
                 parts[f"retention_{name}"] = value.detach()
         return loss, parts
+
+    def _alone(self, batch: ChipBatch, sensor: str, key: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """A store of one sensor has nothing to compare it with: retention is all there is to learn."""
+        value = self.retain(batch, sensor, stream(*key, _HIDING, 0)) if sensor in batch.sensors else None
+        loss = 0.0 * self.contrast.log_temperature
+        if value is None:
+            return loss, {}
+        return loss + self.hparams["retention"] * value, {f"retention_{sensor}": value.detach()}
 
     def retain(self, batch: ChipBatch, sensor: str, generator: torch.Generator) -> Tensor | None:
         """Loss of a sensor's answer about what was hidden of it; None when nothing could be hidden."""

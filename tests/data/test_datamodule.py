@@ -81,9 +81,10 @@ def test_sensors_that_never_meet_are_refused_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_one_sensor_is_refused(path):
-    with pytest.raises(ConfigError, match="no two sensors"):
-        prepared(path, sensors=["als"])
+def test_chips_of_a_single_sensor_are_those_that_it_saw(path):
+    data = prepared(path, sensors=["als"])
+    assert [item.pair for item in data.training] == [("als",)]
+    assert next(iter(data.train_dataloader())).sensors == ("als",)
 
 
 def test_unknown_sensor_is_refused_with_the_names_there_are(path):

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from fusion3d.data.sampler import ChipSampler, coverage, find_candidates, fixed_chips, seen_by_two
+from fusion3d.data.sampler import ChipSampler, coverage, find_candidates, fixed_chips, seen_by_enough
 from fusion3d.errors import ConfigError
 from tests.data.scene import NO_POINTS, open_scene
 
@@ -94,4 +94,4 @@ def test_coverage_puts_blocks_together(tmp_path):
     assert not seen["far"].any()
     assert seen["gedi"][4, 10]
     assert not seen["gedi"][5, 10]
-    assert seen_by_two(seen).sum() == (seen["als"] & seen["gedi"]).sum() > 0
+    assert seen_by_enough(seen, 2).sum() == (seen["als"] & seen["gedi"]).sum() > 0

@@ -202,3 +202,17 @@ def test_out_that_is_a_file_is_refused(tmp_path):
 
 def test_precision_is_float32_without_a_gpu():
     assert precision("cpu") == "32-true"
+
+
+def test_a_store_of_one_sensor_trains_retention_alone(tmp_path):
+    scene = write_scene(tmp_path / "scene.zarr", sensors=("gedi",))
+    assert main(arguments(scene, tmp_path / "run")) == 0
+    rows = list(csv.DictReader(next((tmp_path / "run" / "logs").rglob("metrics.csv")).open()))
+    assert any(row.get("train/retention_gedi") for row in rows)
+    assert not any(name.startswith("train/contrast") for name in rows[0])
+
+
+def test_a_store_of_one_sensor_without_retention_is_refused(tmp_path):
+    scene = write_scene(tmp_path / "scene.zarr", sensors=("gedi",))
+    with pytest.raises(ConfigError, match="retention"):
+        main(arguments(scene, tmp_path / "run", "--model.retention", "0"))
