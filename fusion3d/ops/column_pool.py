@@ -23,6 +23,7 @@ from fusion3d.ops.csr import (
     column_of_row,
     sum_by_column,
 )
+from fusion3d.ops.torch_scatter_max import scatter_max
 
 _REDUCTIONS = ("sum", "mean", "max")
 _PIECE = 1 << 18
@@ -125,14 +126,18 @@ def column_pool_reference(features: Tensor, row_splits: Tensor, permutation: Ten
     _check_values(features.shape[0], row_splits, permutation)
     rows = _ordered(features, permutation)
     if reduce == "max":
-        return _max(rows, row_splits, permutation)
+        pooled, winner = scatter_max(rows, row_splits) or _max(rows, row_splits)
+        if permutation is not None:
+            filled = winner >= 0
+            winner[filled] = permutation[winner[filled]]
+        return pooled, winner
     total = sum_by_column(rows.to(accumulation_dtype(rows.dtype)), row_splits)
     if reduce == "mean":
         total = total / row_splits.diff().clamp(min=1).unsqueeze(1)
     return total.to(features.dtype), row_splits.new_empty(0)
 
 
-def _max(rows: Tensor, row_splits: Tensor, permutation: Tensor | None) -> tuple[Tensor, Tensor]:
+def _max(rows: Tensor, row_splits: Tensor) -> tuple[Tensor, Tensor]:
     lengths = row_splits.diff()
     pooled = torch.segment_reduce(rows, "max", lengths=lengths, unsafe=True)
     pooled.masked_fill_((lengths == 0).unsqueeze(1), 0)
@@ -145,10 +150,7 @@ def _max(rows: Tensor, row_splits: Tensor, permutation: Tensor | None) -> tuple[
         row, channel = ((rows[piece] == best) | best.isnan() & rows[piece].isnan()).nonzero(as_tuple=True)
         row = row + start
         winner.view(-1).scatter_reduce_(0, column[row] * channels + channel, row, "amin")
-    filled = lengths > 0
-    winner[~filled] = -1
-    if permutation is not None:
-        winner[filled] = permutation[winner[filled]]
+    winner[lengths == 0] = -1
     return pooled, winner
 
 
