@@ -6,7 +6,7 @@ from fusion3d.encoders.fusion import fuse
 from fusion3d.encoders.gedi import GediEncoder
 from fusion3d.encoders.output import CellGrid, ColumnEmbedding, FootprintEmbedding
 from fusion3d.encoders.raster import RasterEncoder
-from fusion3d.encoders.registry import ENCODERS, Encoder, build, kind_of
+from fusion3d.encoders.registry import ENCODERS, Encoder, build, kind_of, register
 
 __all__ = [
     "ENCODERS",
@@ -21,5 +21,6 @@ __all__ = [
     "fuse",
     "kind_of",
     "load_encoder",
+    "register",
     "save_encoder",
 ]

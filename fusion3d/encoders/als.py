@@ -77,7 +77,7 @@ class AlsEncoder(Encoder):
             raise ConfigError(f"{channels} channels cannot be shared out between {heads} heads; take a multiple")
         per_level = [channels + level * channels // 2 for level in range(levels)]
         self.unet = UNet(_INPUTS, per_level, [blocks] * levels)
-        self.score = nn.Linear(channels, heads)
+        self.score = nn.Linear(channels, heads, bias=False)  # a softmax does not see a bias
         self.head = EmbeddingHead(2 * channels + 1 + len(_QUANTILES), width, shared_dim)
 
     def receptive_field(self, column: float, *, voxel: float | None = None, cell: float | None = None) -> int:
@@ -141,7 +141,8 @@ class AlsEncoder(Encoder):
         part = (within * (grid.split / batch.column)).floor().long().clamp(0, grid.split - 1)
         cells = (place * grid.split + part) // grid.merge
         cell = (chip * grid.per_side + cells[:, 0]) * grid.per_side + cells[:, 1]
-        return _Points(coordinates, cell, height.to(self.dtype), als.attributes[kept].to(self.dtype))
+        attributes = als.attributes[kept].to(self.dtype).nan_to_num(0.0, 0.0, 0.0)
+        return _Points(coordinates, cell, height.to(self.dtype), attributes)
 
     def _inputs(self, points: _Points, voxels: Voxels, voxel: float, coarsening: int) -> Float[Tensor, "voxels inputs"]:
         measured = torch.cat((points.height[:, None], points.attributes), dim=1)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fusion3d.data.observation import FOOTPRINT_ATTRIBUTES, ChipBatch, FootprintObservation
+from fusion3d.data.observation import FOOTPRINT_ATTRIBUTES, ChipBatch
 from fusion3d.encoders.dates import DateFeatures
 from fusion3d.encoders.output import EmbeddingHead, FootprintEmbedding
 from fusion3d.encoders.registry import Encoder, register, sensor_missing
@@ -45,7 +45,7 @@ class GediEncoder(Encoder):
         self.points = nn.Sequential(
             nn.Linear(2 * _HARMONICS + 4, point_channels), nn.GELU(), nn.Linear(point_channels, point_channels), nn.GELU()
         )
-        self.score = nn.Linear(point_channels, heads)
+        self.score = nn.Linear(point_channels, heads, bias=False)  # a softmax does not see a bias
         self.date = DateFeatures(_DAY_WIDTH)
         self.head = EmbeddingHead(2 * point_channels + len(FOOTPRINT_ATTRIBUTES) + _DAY_WIDTH, width, shared_dim)
 

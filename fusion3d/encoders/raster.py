@@ -65,7 +65,8 @@ class DateAttention(nn.Module):
             raise ConfigError(f"width {width} cannot be shared out between {heads} heads; take a multiple")
         self.date = DateFeatures(width)
         self.norm = nn.LayerNorm(width)
-        self.score = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, heads))
+        # without a last bias: a softmax does not see it
+        self.score = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, heads, bias=False))
         self.value = nn.Linear(width, width)
         self.leave = nn.Linear(width, width)
 
@@ -186,14 +187,14 @@ class RasterEncoder(Encoder):
         for convolution in self.texture:
             tokens = convolution(tokens, token_seen)
         pooled, share = self._pool(tokens, token_seen, per_cell // shrink, filled)
-        images = pooled.shape[0]
-        return self.cells(pooled.movedim(1, -1)).reshape(images, -1, self.width), (share > 0).reshape(images, -1)
+        return self.cells(pooled.movedim(1, -1)).flatten(1, 2), (share > 0).flatten(1)
 
     def _pixels(self, values: Tensor, valid: Tensor, kernels: Tensor, spatial: bool) -> tuple[Tensor, Tensor]:
         """Pixels [K, C, H, W] from the valid bands of their 3 x 3 neighbourhood, and where a band is valid [K, 1, H, W].
 
         Pixels of a column's size or larger are read by the sum of a kernel's taps: a 3 x 3 kernel inside one flat pixel.
         """
+        valid = valid & values.isfinite()
         measured = torch.where(valid, values, 0.0).to(self.dtype)
         bands = valid.sum(dim=1, keepdim=True).to(self.dtype)
         if spatial:
