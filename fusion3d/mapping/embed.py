@@ -1,0 +1,343 @@
+"""Wall-to-wall embeddings of a store: one unit vector for every cell that a chosen sensor saw.
+
+Each sensor is read with a halo as wide as its encoder's receptive field, so that the values do not depend on the tiles. Cells
+that no chosen sensor saw are nodata.
+
+GEDI measures footprints, not cells. The embedding of a footprint is written to the cell that holds its centre and to the cells
+whose centres lie within 12.5 m of it, the radius at which the laser's energy has fallen to 1/e^2; where footprints overlap, they
+are averaged with the weights exp(-d^2 / (2 (6.25 m)^2)) of their Gaussian.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fusion3d.data.chips import read_chips
+from fusion3d.data.observation import ChipBatch
+from fusion3d.encoders.fusion import fuse
+from fusion3d.errors import ConfigError, StoreError
+from fusion3d.evaluation import choose_sensors, load_pretraining
+from fusion3d.grid import Window
+from fusion3d.io.alignment import planar
+from fusion3d.io.geotiff import CogWriter
+from fusion3d.mapping.geoparquet import EmbeddingTable
+from fusion3d.mapping.tiles import MapGrid, read_ahead
+from fusion3d.ops.footprint_pool import FOOTPRINT_SIGMA
+from fusion3d.store import Store
+
+if TYPE_CHECKING:
+    from fusion3d.pretraining.module import CrossModalPretraining
+
+FOOTPRINT_RADIUS = 12.5
+"""Metres: half of GEDI's footprint diameter (Dubayah et al. 2020, Science of Remote Sensing 1)."""
+_ROUNDING = 1e-3
+"""Metres by which float32 positions may differ between tiles, on the generous side."""
+_TIFF, _PARQUET = (".tif", ".tiff"), (".parquet", ".geoparquet")
+
+
+@dataclass(frozen=True)
+class EmbedSummary:
+    """What was mapped.
+
+    Attributes
+    ----------
+    outputs : files
+    sensors : used
+    dimensions : D, length of an embedding
+    cell : metres
+    rows, cols : of the map
+    observed : cells with an embedding
+    seen : cells that each sensor saw
+    tiles, empty : tiles, and those that no sensor saw
+    seconds : wall time
+    """
+
+    outputs: tuple[Path, ...]
+    sensors: tuple[str, ...]
+    dimensions: int
+    cell: float
+    rows: int
+    cols: int
+    observed: int
+    seen: dict[str, int]
+    tiles: int
+    empty: int
+    seconds: float
+
+    def __str__(self) -> str:
+        seen = ", ".join(f"{name} {count}" for name, count in self.seen.items())
+        return (
+            f"{', '.join(map(str, self.outputs))}: {self.observed} of {self.rows * self.cols} cells of {self.cell:g} m in "
+            f"{self.dimensions} dimensions (seen by {seen}); {self.tiles} tiles, {self.empty} empty, {self.seconds:.0f} s"
+        )
+
+
+def embed(
+    checkpoint: str | Path,
+    store: str | Path | Store,
+    out: str | Path | Sequence[str | Path],
+    *,
+    sensors: Sequence[str] | None = None,
+    resolution: float | None = None,
+    tile: int = 64,
+    device: str = "auto",
+    progress: bool = True,
+) -> EmbedSummary:
+    """Write the fused embedding of every observed cell of a store.
+
+    Parameters
+    ----------
+    checkpoint : .ckpt, or run folder of `fusion3d pretrain`
+    out : one file or several; .tif is a COG with bands emb_000, emb_001, ..., .parquet a GeoParquet with a row per observed cell
+    sensors : to use; None takes all that checkpoint and store have
+    resolution : side of a cell, metres: the column size times or over an integer; None for the column
+    tile : side of a tile, columns: more memory when larger, the same values
+    progress : draw a progress bar
+
+    Raises
+    ------
+    ConfigError
+        A sensor is not in checkpoint and store, the resolution does not fit, or a file's ending is not known.
+    InputError
+        A file cannot be read or written; nothing is left under the names of `out` that was not there before.
+    """
+    began = time.monotonic()
+    outputs = _outputs(out)
+    store = store if isinstance(store, Store) else Store.open(store)
+    module = load_pretraining(checkpoint, device)
+    names = choose_sensors(module, store, sensors)
+    mapper = Mapper(module, store, names, resolution)
+    tiles = mapper.map.tiles(tile)
+    empty, observed, seen = 0, 0, dict.fromkeys(names, 0)
+    about = {"sensors": ",".join(names), "checkpoint": str(checkpoint), "resolution": f"{mapper.map.cell:g}"}
+    with ExitStack() as stack, _exact_convolutions():
+        writers = [stack.enter_context(_writer(path, mapper, about)) for path in outputs]
+        advance = stack.enter_context(_bar(len(tiles), progress))
+        for window, batches in read_ahead(tiles, mapper.read):
+            cells = mapper.embed(window, batches) if batches else None
+            if cells is None or not cells.observed.any():
+                empty += 1
+            else:
+                observed += int(cells.observed.sum())
+                for name, mask in cells.seen.items():
+                    seen[name] += int(mask.sum())
+                for writer in writers:
+                    _write(writer, mapper, cells)
+            advance()
+        if not observed:
+            raise StoreError(store.path, f"{', '.join(names)} saw none of its columns", "choose other sensors with --sensors")
+    grid = mapper.map
+    seconds = time.monotonic() - began
+    return EmbedSummary(
+        tuple(outputs),
+        tuple(names),
+        mapper.dimensions,
+        grid.cell,
+        grid.rows,
+        grid.cols,
+        observed,
+        seen,
+        len(tiles),
+        empty,
+        seconds,
+    )
+
+
+def _outputs(out: str | Path | Sequence[str | Path]) -> list[Path]:
+    paths = [Path(item) for item in ([out] if isinstance(out, str | Path) else out)]
+    if not paths:
+        raise ConfigError("name a file to write with --out")
+    for path in paths:
+        if path.suffix.lower() not in (*_TIFF, *_PARQUET):
+            raise ConfigError(f"--out {path}: give a name that ends in .tif (COG) or .parquet (GeoParquet)")
+    if len(set(paths)) != len(paths):
+        raise ConfigError("--out names the same file twice")
+    return paths
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Embeddings of a rectangle of a map's cells: values [D, rows, cols], NaN where not `observed`; `seen` by sensor."""
+
+    window: Window
+    values: npt.NDArray[np.float32]
+    observed: npt.NDArray[np.bool_]
+    seen: dict[str, npt.NDArray[np.bool_]]
+
+
+class Mapper:
+    """Embeds tiles of a store with chosen encoders of a checkpoint.
+
+    Parameters
+    ----------
+    names : sensors that checkpoint and store hold
+    resolution : side of a cell, metres; None for the column
+    """
+
+    def __init__(
+        self, module: CrossModalPretraining, store: Store, names: Sequence[str], resolution: float | None = None
+    ) -> None:
+        self.module, self.store, self.names = module, store, list(names)
+        self.map = MapGrid.of(store.grid, resolution)
+        # None rather than the same number: encoders then take the columns as they are
+        self._cell = None if self.map.split == self.map.merge == 1 else self.map.cell
+        self._halo = {name: self.map.whole(self._reach(name)) for name in names}
+        self._seen = lru_cache(maxsize=1024)(store.seen)
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+        return int(self.module.encoders[self.names[0]].shared_dim)
+
+    def _reach(self, name: str) -> int:
+        """Columns around a tile that its cells depend on."""
+        column = self.store.grid.column
+        encoder = self.module.encoders[name]
+        field = encoder.receptive_field(column, voxel=self.store.grid.voxel, cell=self._cell)
+        return field + math.ceil((FOOTPRINT_RADIUS + _ROUNDING) / column) if name == "gedi" else field
+
+    def read(self, window: Window) -> dict[str, ChipBatch]:
+        """What each sensor saw of a tile and its halo; without the sensors that saw nothing of the tile."""
+        found = {}
+        for name in self.names:
+            halo = self._halo[name]
+            # A footprint in the halo reaches into the tile; a point or pixel there only changes what the tile itself holds.
+            if not self._sees(name, window.buffered(halo) if name == "gedi" else window):
+                continue
+            batch = read_chips(self.store, [(window.row - halo, window.col - halo)], window.rows + 2 * halo, [name])
+            if name in batch.sensors:
+                found[name] = batch
+        return found
+
+    def _sees(self, name: str, window: Window) -> bool:
+        grid = self.store.grid
+        for block in grid.blocks_in(window):
+            whole = grid.block_window(*block)
+            part = whole.intersection(window)
+            rows = slice(part.row - whole.row, part.row_stop - whole.row)
+            if self._seen(name, *block)[rows, part.col - whole.col : part.col_stop - whole.col].any():
+                return True
+        return False
+
+    @torch.inference_mode()
+    def embed(self, window: Window, batches: dict[str, ChipBatch]) -> Cells:
+        """Fused embeddings of the cells of a tile from what `read` found."""
+        side = window.rows * self.map.split // self.map.merge
+        parts = {name: self._encode(name, batch, side) for name, batch in batches.items()}
+        values, observed = fuse(parts)
+        # a fused vector of length 0 has no direction; it is not an embedding
+        observed = observed & (values.abs().sum(dim=1) > 0)
+        values = torch.where(observed.unsqueeze(1), values, torch.nan).T.reshape(-1, side, side).cpu().numpy()
+        cells = self.map.cells_of(window)
+        cut = slice(0, cells.rows), slice(0, cells.cols)
+        seen = {name: present.reshape(side, side).cpu().numpy()[cut] for name, (_, present) in parts.items()}
+        return Cells(cells, values[(slice(None), *cut)], observed.reshape(side, side).cpu().numpy()[cut], seen)
+
+    def _encode(self, name: str, batch: ChipBatch, side: int) -> tuple[Tensor, Tensor]:
+        """Unit vectors [side * side, D] of a tile's cells by one sensor, halo removed, and where they are."""
+        batch = batch.to(self.module.device)
+        found = self.module.encoders[name](batch, name, self._cell)
+        vectors, present = normalize(found.shared.float(), dim=1), found.present
+        width = batch.size * self.map.split // self.map.merge
+        if name == "gedi":
+            assert batch.gedi is not None
+            vectors, present = footprints_to_cells(vectors, present, batch.gedi.position, self.map.cell, width)
+        first = (width - side) // 2
+        inside = slice(first, first + side)
+        vectors = vectors.reshape(width, width, -1)[inside, inside].reshape(side * side, -1)
+        return vectors, present.reshape(width, width)[inside, inside].reshape(-1)
+
+
+def footprints_to_cells(
+    vectors: Float[Tensor, "footprints dimensions"],
+    present: Bool[Tensor, " footprints"],
+    position: Float[Tensor, "footprints 2"],
+    cell: float,
+    side: int,
+) -> tuple[Float[Tensor, "cells dimensions"], Bool[Tensor, " cells"]]:
+    """Unit vectors of the cells of a square that lie under footprints, and which those are.
+
+    Parameters
+    ----------
+    position : metres east and south of the square's north-west corner
+    cell : metres
+    side : cells
+    """
+    vectors, place = vectors[present], position[present].double() / cell
+    radius = (FOOTPRINT_RADIUS + _ROUNDING) / cell
+    # a rounding error must not move the centre of a footprint on an edge to another cell in another tile
+    home = (place + _ROUNDING / cell).floor().long()
+    reach = math.ceil(radius)
+    steps = torch.arange(-reach, reach + 1, device=vectors.device)
+    col, row = home[:, 0, None, None] + steps, home[:, 1, None, None] + steps[:, None]
+    squared = (col + 0.5 - place[:, 0, None, None]) ** 2 + (row + 0.5 - place[:, 1, None, None]) ** 2
+    under = squared <= radius**2
+    under[:, reach, reach] = True
+    footprint, south, east = (under & (row >= 0) & (row < side) & (col >= 0) & (col < side)).nonzero(as_tuple=True)
+    at = row[footprint, south, 0] * side + col[footprint, 0, east]
+    squared = squared[footprint, south, east]
+    # measured from the cell's nearest footprint, so that in a cell far wider than the Gaussian no weight vanishes
+    nearest = squared.new_full((side * side,), torch.inf).scatter_reduce(0, at, squared, "amin")
+    weight = torch.exp((nearest[at] - squared) / (2 * (FOOTPRINT_SIGMA / cell) ** 2))
+    total = torch.zeros(side * side, dtype=torch.float64, device=vectors.device)
+    total = total.index_add(0, at, weight)
+    mean = torch.zeros(side * side, vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    mean = mean.index_add(0, at, (weight / total[at]).unsqueeze(1) * vectors[footprint].double())
+    return normalize(mean, dim=1).to(vectors.dtype), total > 0
+
+
+# -- writing
+
+
+def _writer(path: Path, mapper: Mapper, about: dict[str, str]) -> CogWriter | EmbeddingTable:
+    grid, crs = mapper.map, planar(mapper.store.grid.pyproj_crs)
+    names = [f"emb_{number:03d}" for number in range(mapper.dimensions)]
+    if path.suffix.lower() in _PARQUET:
+        return EmbeddingTable(path, crs=crs, names=names, sensors=mapper.names, about=about)
+    place = {"x0": grid.grid.x0, "y0": grid.grid.y0, "pixel": grid.pixel, "width": grid.cols, "height": grid.rows, "crs": crs}
+    return CogWriter(path, **place, count=len(names), dtype="float32", nodata=math.nan, band_names=names, units="1", tags=about)
+
+
+def _write(writer: CogWriter | EmbeddingTable, mapper: Mapper, cells: Cells) -> None:
+    window, grid = cells.window, mapper.map
+    if isinstance(writer, CogWriter):
+        writer.write(cells.values, window.row, window.col)
+        return
+    row, col = np.nonzero(cells.observed)
+    seen = np.stack([cells.seen.get(name, np.zeros_like(cells.observed))[row, col] for name in mapper.names], axis=1)
+    embedding = cells.values[:, row, col].T
+    row, col = row + window.row, col + window.col
+    x, y = grid.grid.x0 + (col + 0.5) * grid.pixel, grid.grid.y0 - (row + 0.5) * grid.pixel
+    writer.write(x, y, row, col, seen, embedding)
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Float32 convolutions in float32 on GPUs too: TF32 rounds to 10 bits, and which kernel runs would depend on the tile."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("embed"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("embed", total=total)
+        yield lambda: bar.advance(task)
