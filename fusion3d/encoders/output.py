@@ -48,7 +48,7 @@ class CellGrid:
         """
         if cell is None:
             return cls(batch.column, batch.size, 1, 1, batch.chips)
-        if not cell > 0:
+        if not 0 < cell < float("inf"):
             raise ConfigError(f"a cell of {cell:g} m was asked for; give a positive number of metres")
         split, merge = max(1, round(batch.column / cell)), max(1, round(cell / batch.column))
         if abs(cell * split / (batch.column * merge) - 1) > _TOLERANCE:

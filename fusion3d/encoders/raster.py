@@ -262,12 +262,14 @@ def check_raster(raster: RasterObservation, batch: ChipBatch, sensor: str) -> No
     if raster.pixels_per_column:
         if height != batch.size * raster.pixels_per_column or width != height:
             raise ConfigError(
-                f"{sensor}: {height} x {width} pixels do not cover {batch.size} columns of {raster.pixels_per_column} pixels a side"
+                f"{sensor}: {height} x {width} pixels do not cover {batch.size} columns of "
+                f"{raster.pixels_per_column} pixels a side"
             )
         return
     if raster.columns_per_pixel < 1:
         raise ConfigError(f"{sensor}: neither pixels_per_column nor columns_per_pixel is given; one must be at least 1")
     if chips and int(raster.pixel_origin.max()) + batch.size > min(height, width) * raster.columns_per_pixel:
         raise ConfigError(
-            f"{sensor}: {height} x {width} pixels of {raster.columns_per_pixel} columns do not cover chips of {batch.size} columns"
+            f"{sensor}: {height} x {width} pixels of {raster.columns_per_pixel} columns do not cover chips of "
+            f"{batch.size} columns"
         )

@@ -38,6 +38,9 @@ class Encoder(nn.Module):
 
     def __init__(self, **hyperparameters: Scalar) -> None:
         super().__init__()
+        for name, value in hyperparameters.items():
+            if isinstance(value, int) and value < 1 and not isinstance(value, bool):
+                raise ConfigError(f"{name} of the {self.kind} encoder must be at least 1, not {value}")
         self.hyperparameters = hyperparameters
         self.width = int(hyperparameters["width"])
         self.shared_dim = int(hyperparameters["shared_dim"])

@@ -106,7 +106,9 @@ class CrossModalPretraining(LightningModule):
         options = self.hparams["encoder_options"] or {}
         sensors = self.hparams["scene"]["sensors"]
         if len(sensors) == 1 and not self.hparams["retention"]:
-            raise ConfigError(f"{sensors[0]} is the only sensor: there is no other to compare it with; keep --model.retention above 0")
+            raise ConfigError(
+                f"{sensors[0]} is the only sensor: there is no other to compare it with; keep --model.retention above 0"
+            )
         unknown = sorted(set(options) - set(sensors))
         if unknown:
             raise ConfigError(f"--model.encoder_options names {', '.join(unknown)}, but the sensors are {', '.join(sensors)}")

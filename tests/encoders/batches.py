@@ -81,7 +81,9 @@ class Image:
     def _windows(self, whole: Tensor, windows: list, side: int) -> Tensor:
         # Pixels beyond the end of the scene, that the last chips may ask for, are not valid.
         padded = torch.nn.functional.pad(whole, (0, 2, 0, 2)) if self.columns_per_pixel else whole
-        return torch.stack([padded[window] for window in windows]) if windows else whole.new_zeros(0, *whole.shape[:2], side, side)
+        return (
+            torch.stack([padded[window] for window in windows]) if windows else whole.new_zeros(0, *whole.shape[:2], side, side)
+        )
 
 
 def cloud(rows: int, cols: int, per_column: int = 20, seed: int = 0, column: float = COLUMN) -> Cloud:
@@ -96,7 +98,14 @@ def cloud(rows: int, cols: int, per_column: int = 20, seed: int = 0, column: flo
 
 
 def image(
-    rows: int, cols: int, bands: Sequence[Band], days: Sequence[float], fine: int = 1, coarse: int = 0, start: int = 0, seed: int = 0
+    rows: int,
+    cols: int,
+    bands: Sequence[Band],
+    days: Sequence[float],
+    fine: int = 1,
+    coarse: int = 0,
+    start: int = 0,
+    seed: int = 0,
 ) -> Image:
     """Smooth values with noise; a tenth of the pixels and a corner of the first date are not valid."""
     random = torch.Generator().manual_seed(seed)
@@ -164,7 +173,10 @@ def with_raster(batch: ChipBatch, sensor: str, **changes: object) -> ChipBatch:
 def emptied(batch: ChipBatch) -> ChipBatch:
     """Every sensor is there and saw nothing: no points, no footprints, no valid pixel."""
     als = PointObservation(
-        torch.empty(0, 2), torch.empty(0), torch.empty(0, len(POINT_ATTRIBUTES)), torch.zeros(batch.columns + 1, dtype=torch.int64)
+        torch.empty(0, 2),
+        torch.empty(0),
+        torch.empty(0, len(POINT_ATTRIBUTES)),
+        torch.zeros(batch.columns + 1, dtype=torch.int64),
     )
     gedi = footprints(batch.origin, batch.size, each=0) if batch.gedi else None
     rasters = {

@@ -81,6 +81,8 @@ def test_unknown_names_are_refused_in_words(kind):
         build(kind, "tiny", depth=3)
     with pytest.raises(ConfigError, match=f"no encoder 'sonar'; choose from .*{kind}"):
         build("sonar")
+    with pytest.raises(ConfigError, match=f"width of the {kind} encoder must be at least 1, not 0"):
+        build(kind, "tiny", width=0)
 
 
 @every_case
@@ -124,7 +126,7 @@ def test_cells_of_any_size_have_the_documented_shapes(kind, sensor, cell, per_si
 
 
 @every_case
-@pytest.mark.parametrize("cell", [3.0, 12.0, 24.0, 0.0, -8.0, float("nan")])
+@pytest.mark.parametrize("cell", [3.0, 12.0, 24.0, 0.0, -8.0, float("nan"), float("inf")])
 def test_cell_that_does_not_fit_is_refused(kind, sensor, cell, batch, encoders):
     if isinstance(encoders[kind](batch, sensor), FootprintEmbedding):
         pytest.skip("footprints have no cells")
@@ -193,7 +195,9 @@ def test_gradient_reaches_every_parameter(kind, batch):
     for sensor in OBSERVED.get(kind, (kind,)):
         result = encoder(batch, sensor)
         # Random weights: the sum of normalised features alone would be constant.
-        loss = (result.shared * torch.randn_like(result.shared)).sum() + (result.features * torch.randn_like(result.features)).sum()
+        loss = (result.shared * torch.randn_like(result.shared)).sum() + (
+            result.features * torch.randn_like(result.features)
+        ).sum()
         loss.backward()
     # Rounding leaves about 1e-16 where a parameter has no effect at all, as the bias of a softmax's logits.
     unreached = [name for name, p in encoder.named_parameters() if p.grad is None or not float(p.grad.abs().max()) > 1e-10]

@@ -8,7 +8,9 @@ import torch
 from fusion3d.ops.column_pool import _max
 from fusion3d.ops.torch_scatter_max import available, scatter_max
 
-pytestmark = pytest.mark.skipif(not available(), reason="torch-scatter is not installed: pip install torch-scatter --no-build-isolation")
+pytestmark = pytest.mark.skipif(
+    not available(), reason="torch-scatter is not installed: pip install torch-scatter --no-build-isolation"
+)
 
 SPLITS = torch.tensor([0, 0, 3, 3, 7, 8])
 

@@ -44,8 +44,8 @@ def compare(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return float(np.corrcoef(one[known], other[known])[0, 1]), float(np.median(one[known] - other[known]))
 
 
-# The supplied model is on whole metres, the points begin at 0.6 and 0.8 m: at its own 1 m pixels r is 0.947, because of the edges of
-# crowns; a column of 2 m holds four of them.
+# The supplied model is on whole metres, the points begin at 0.6 and 0.8 m: at its own 1 m pixels r is 0.947, because of the
+# edges of crowns; a column of 2 m holds four of them.
 def test_canopy_height_of_sjer_052_agrees_with_its_canopy_height_model(data_dir, tmp_path):
     tile = str(data_dir / "neon" / "SJER_052.laz")
     summary = prepare(

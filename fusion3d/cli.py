@@ -1,0 +1,236 @@
+"""The command line: one verb per step from raw files to maps. Heavy modules are imported by the verb that needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from click import ClickException
+from rich.console import Console
+
+from fusion3d import __version__
+from fusion3d.errors import ConfigError, Fusion3DError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One embedding for every column of ground, from whatever sensors saw it, LiDAR first.",
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_SHORT_RASTERS = ("ortho", "hsi", "s2", "s1")
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        out.print(f"fusion3d {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def prepare(
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="A scene file (.yaml), or LAS/LAZ tiles, folders or patterns.")
+    ] = None,
+    store: Annotated[Path, typer.Option("--out", help="The store to make, for instance scene.zarr.")] = ...,  # type: ignore[assignment]
+    ortho: Annotated[list[str] | None, typer.Option(help="Orthoimage.")] = None,
+    hsi: Annotated[list[str] | None, typer.Option(help="Hyperspectral image.")] = None,
+    s2: Annotated[list[str] | None, typer.Option(help="Sentinel-2: folder or pattern of dated images, or one image.")] = None,
+    s1: Annotated[list[str] | None, typer.Option(help="Sentinel-1: folder or pattern of dated images, or one image.")] = None,
+    raster: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Any other raster sensor, NAME=PATH (NAME:KIND=PATH; kind reflectance, backscatter, continuous or classes)."
+        ),
+    ] = None,
+    gedi: Annotated[list[str] | None, typer.Option(help="GEDI L1B, L2A, L2B or L4A file.")] = None,
+    crs: Annotated[
+        str | None, typer.Option(help="CRS of the grid; others are reprojected to it, files without one are taken to be in it.")
+    ] = None,
+    bands: Annotated[list[str] | None, typer.Option(help="Sidecar YAML with a raster sensor's wavelengths, NAME=FILE.")] = None,
+    column: Annotated[float | None, typer.Option(help="Column size, metres [default: 10].")] = None,
+    voxel: Annotated[float | None, typer.Option(help="Voxel size, metres [default: 0.5].")] = None,
+    block: Annotated[int | None, typer.Option(help="Block side, columns [default: 64].")] = None,
+    bounds: Annotated[
+        tuple[float, float, float, float] | None, typer.Option(help="xmin ymin xmax ymax in the grid's CRS.")
+    ] = None,
+    normalized: Annotated[bool, typer.Option("--normalized", help="Heights in the files are above ground already.")] = False,
+    attribute: Annotated[list[str] | None, typer.Option(help="Extra point dimension to keep, such as gps_time or red.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that was made from other inputs.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Raw files to a column store: one decode and one pass per tile, resumable, bad files set aside."""
+    from dataclasses import replace
+
+    from fusion3d.prepare.run import prepare as run
+    from fusion3d.prepare.scene import AlsSource, GediInput, RasterInput, Scene, read_scene
+    from fusion3d.prepare.summary import summary_lines
+
+    inputs = inputs or []
+    named = {name: tuple(files) for name, files in zip(_SHORT_RASTERS, (ortho, hsi, s2, s1), strict=True) if files}
+    kinds = {"s1": "backscatter"}
+    for text in raster or []:
+        name, kind, path = _raster_option(text)
+        named[name] = (*named.get(name, ()), path)
+        kinds[name] = kind
+    sidecars = dict(_name_and_path(text, "--bands") for text in bands or [])
+    unknown = set(sidecars) - set(named)
+    if unknown:
+        raise ConfigError(f"--bands names {', '.join(sorted(unknown))}, but there is no such raster sensor")
+    options = {
+        key: value
+        for key, value in (("crs", crs), ("column", column), ("voxel", voxel), ("block", block), ("bounds", bounds))
+        if value is not None
+    }
+    scenes = [item for item in inputs if item.lower().endswith((".yaml", ".yml"))]
+    if scenes:
+        if len(inputs) > 1 or named or gedi or normalized or attribute:
+            raise ConfigError("a scene file names every source: put the other files into it")
+        scene = replace(read_scene(scenes[0]), **options)
+    else:
+        footprints = [*(gedi or []), *(item for item in inputs if item.lower().endswith((".h5", ".hdf5")))]
+        tiles = [item for item in inputs if item not in footprints]
+        stray = [item for item in tiles if item.lower().endswith((".tif", ".tiff", ".jp2", ".vrt"))]
+        if stray:
+            raise ConfigError(
+                f"{stray[0]} is a raster: say of which sensor with --ortho, --s2, --s1, --hsi or --raster NAME=PATH"
+            )
+        als = AlsSource(tuple(tiles), normalized=normalized, attributes=tuple(attribute or ())) if tiles else None
+        rasters = {
+            name: RasterInput(files, kind=kinds.get(name, "reflectance"), bands=sidecars.get(name))
+            for name, files in named.items()
+        }
+        scene = Scene(als, rasters, GediInput(tuple(footprints)) if footprints else None, **options)
+    summary = run(scene, store, overwrite=overwrite, jobs=jobs, quiet=quiet)
+    for line in summary_lines(summary):
+        out.print(line, markup=False)
+    if summary.set_aside:
+        raise typer.Exit(1)
+
+
+def _name_and_path(text: str, option: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not (separator and name and path):
+        raise ConfigError(f"{option} wants NAME=PATH, not {text!r}")
+    return name, path
+
+
+def _raster_option(text: str) -> tuple[str, str, str]:
+    label, path = _name_and_path(text, "--raster")
+    name, _, kind = label.partition(":")
+    return name, kind or "reflectance", path
+
+
+@app.command()
+def info(paths: Annotated[list[Path], typer.Argument(help="Stores, LAS/LAZ/COPC, rasters or GEDI files.")]) -> None:
+    """What a store, a point cloud, a raster or a GEDI file holds."""
+    from fusion3d.prepare.summary import describe_store
+
+    failed = False
+    for path in paths:
+        try:
+            if path.is_dir() and (path / "zarr.json").exists():
+                text = describe_store(path)
+            else:
+                from fusion3d.io.description import describe
+
+                text = describe(path)
+            out.print(text, markup=False)
+        except Fusion3DError as error:
+            err.print(f"fusion3d: {error}", markup=False)
+            failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def pretrain(context: typer.Context) -> None:
+    """Learn the encoders of a store's sensors from location alone (`fusion3d pretrain --help` lists every option)."""
+    from fusion3d.pretraining.command import main as run
+
+    raise typer.Exit(run(context.args))
+
+
+@app.command()
+def embed(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of `fusion3d pretrain` (.ckpt), or its run folder.")],
+    store: Annotated[Path, typer.Argument(help="Column store.")],
+    target: Annotated[
+        list[Path], typer.Option("--out", help="Map to write: .tif is a COG, .parquet a GeoParquet; may be given twice.")
+    ],
+    sensors: Annotated[str | None, typer.Option(help="Sensors to use, comma-separated [default: all that both have].")] = None,
+    resolution: Annotated[
+        float | None, typer.Option(help="Cell size, metres; a whole multiple or fraction of the column.")
+    ] = None,
+    tile: Annotated[int | None, typer.Option(help="Tile side, columns; changes memory, never the values.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the first three principal components to this PNG.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Wall-to-wall map of embeddings, one per column, from any subset of the sensors."""
+    from fusion3d.mapping.embed import embed as run
+
+    chosen = [name.strip() for name in sensors.split(",") if name.strip()] if sensors else None
+    extra = {} if tile is None else {"tile": tile}
+    if picture is not None and not any(path.suffix.lower() in (".tif", ".tiff") for path in target):
+        raise ConfigError("--picture is drawn from a COG: give --out a .tif too")
+    summary = run(checkpoint, store, target, sensors=chosen, resolution=resolution, device=device, progress=not quiet, **extra)
+    if picture is not None:
+        from fusion3d.mapping.picture import picture as draw
+
+        draw(next(path for path in target if path.suffix.lower() in (".tif", ".tiff")), picture)
+        out.print(f"picture: {picture}", markup=False)
+    out.print(str(summary), markup=False)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of `fusion3d pretrain` (.ckpt), or its run folder.")],
+    store: Annotated[Path, typer.Argument(help="Column store.")],
+    target: Annotated[Path | None, typer.Option("--out", help="JSON file for the figures.")] = None,
+    columns: Annotated[int, typer.Option(help="At most this many columns in the gallery.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of columns.")] = 0,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Random weights instead: what training is compared with.")
+    ] = False,
+) -> None:
+    """Cross-sensor retrieval on places never trained on: R@1, R@5, R@10 for every ordered pair of sensors, with chance."""
+    from fusion3d.evaluation.retrieval import retrieval
+
+    report = retrieval(checkpoint, store, max_columns=columns, seed=seed, untrained=untrained)
+    out.print(report.table(), markup=False)
+    if target is not None:
+        report.write(target)
+        out.print(f"figures: {target}", markup=False)
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on are one line and exit status 2; interrupts 130."""
+    try:
+        # Outside of standalone mode click returns the status of `typer.Exit` instead of exiting with it.
+        sys.exit(app(standalone_mode=False) or 0)
+    except Fusion3DError as error:
+        err.print(f"fusion3d: {error}", markup=False)
+        sys.exit(2)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        err.print("fusion3d: interrupted; run the same command again to go on")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
