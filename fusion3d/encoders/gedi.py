@@ -99,7 +99,7 @@ def _energy_below(height: Tensor, share: Tensor, footprint: Tensor, row_splits: 
     running = share[upwards].double().cumsum(0)
     before = torch.cat((running.new_zeros(1, 1), running))[row_splits[:-1]][footprint]
     # Points of the same height share the sum up to the last of them: their order means nothing.
-    level = torch.stack((footprint.to(height.dtype), height[upwards]), dim=1)
+    level = torch.stack((footprint.double(), height[upwards].double()), dim=1)
     _, tied, count = level.unique_consecutive(dim=0, return_inverse=True, return_counts=True)
     running = running[(count.cumsum(0) - 1)[tied]]
     return torch.empty_like(share).index_copy_(0, upwards, (running - before).to(share.dtype))

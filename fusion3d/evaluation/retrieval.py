@@ -26,7 +26,7 @@ from fusion3d.data.chips import read_chips
 from fusion3d.data.observation import ChipBatch
 from fusion3d.data.split import Split
 from fusion3d.errors import ConfigError
-from fusion3d.evaluation import choose_sensors, load_pretraining
+from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
 from fusion3d.evaluation.table import RECALLS, PairRetrieval, RetrievalReport
 from fusion3d.grid import Grid, Window
 from fusion3d.ops import footprint_pool

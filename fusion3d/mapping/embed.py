@@ -30,7 +30,7 @@ from fusion3d.data.chips import read_chips
 from fusion3d.data.observation import ChipBatch
 from fusion3d.encoders.fusion import fuse
 from fusion3d.errors import ConfigError, StoreError
-from fusion3d.evaluation import choose_sensors, load_pretraining
+from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
 from fusion3d.grid import Window
 from fusion3d.io.alignment import planar
 from fusion3d.io.geotiff import CogWriter

@@ -32,7 +32,7 @@ def open_source(name: str, item: RasterInput, assumed_crs: str | None) -> Raster
     InputError, CRSError, ConfigError
     """
     if item.reader is not None:
-        source: RasterSource = _load(item.reader)(*item.files, **item.options)
+        source: RasterSource = _load(item.reader)(*map(Path, item.files), **item.options)
         return source
     options = dict(item.options)
     if item.bands is not None:

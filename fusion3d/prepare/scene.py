@@ -52,7 +52,8 @@ class RasterInput:
     crs : CRS of files that have none
     bands : sidecar YAML with wavelengths, or band names
     pixel : pixel size wanted, metres; None takes the source's, rounded to divide or be divided by the column
-    reader : ``module:function`` or ``file.py:function`` that returns a RasterSource, for formats of your own
+    reader : ``module:function`` or ``file.py:function`` that takes the paths of `files` and `options` and returns a RasterSource,
+        for formats of your own
     options : further arguments of the reader
     """
 

@@ -13,7 +13,7 @@ from pyproj import CRS
 
 from fusion3d.data.chips import read_chips
 from fusion3d.errors import ConfigError, InputError, StoreError
-from fusion3d.evaluation import load_pretraining
+from fusion3d.evaluation.checkpoint import load_pretraining
 from fusion3d.mapping.embed import Mapper, embed, footprints_to_cells
 from fusion3d.store import Store
 from tests.data.scene import NO_POINTS, X0, Y0, write_scene
