@@ -13,6 +13,7 @@ from pathlib import Path
 
 import laspy
 
+from fusion3d.errors import Fusion3DError
 from fusion3d.prepare.run import prepare
 from fusion3d.prepare.scene import AlsSource, Scene, expand
 
@@ -24,7 +25,10 @@ def main() -> None:
     parser.add_argument("tiles", nargs="*", default=[str(DATA / "ign_lidarhd_fr" / "laz")], help="LAZ tiles, folders or patterns")
     parser.add_argument("--column", type=float, default=2.0, help="metres")
     options = parser.parse_args()
-    files = expand(options.tiles, (".las", ".laz"))
+    try:
+        files = expand(options.tiles, (".las", ".laz"))
+    except Fusion3DError as error:
+        raise SystemExit(f"bench_prepare: {error}; name your own tiles, or set FUSION3D_TEST_DATA") from None
     start = time.process_time()
     points = 0
     for path in files:

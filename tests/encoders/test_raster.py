@@ -7,6 +7,7 @@ import torch
 
 from fusion3d.data.observation import ChipBatch, RasterObservation
 from fusion3d.encoders import RasterEncoder, build
+from fusion3d.encoders.raster import MaskedConvolution
 from fusion3d.errors import ConfigError
 from fusion3d.io.bands import BLUE, GREEN, NIR, RED, SENTINEL1, Band
 from tests.encoders.batches import COLUMN, RASTERS, VOXEL, Image, chips, image, with_raster
@@ -216,3 +217,16 @@ def test_pieces_give_the_values_and_the_gradient_of_the_whole(encoder, fine, mon
 def test_raster_that_contradicts_itself_is_refused_with_its_name(encoder, changes, words):
     with pytest.raises(ConfigError, match=words):
         encoder(with_raster(chips(), "s2", **changes), "s2")
+
+
+def test_masked_convolution_with_equal_taps_does_not_see_where_the_mask_ends():
+    convolution = MaskedConvolution(3).double()
+    with torch.no_grad():
+        weight = convolution.convolution.weight
+        weight.copy_(weight.mean(dim=(2, 3), keepdim=True).expand_as(weight))
+    flat = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64).view(1, 3, 1, 1).expand(1, 3, 6, 6)
+    seen = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(4)) > 0.4
+    found = convolution(flat * seen, seen)
+    at_seen = found.movedim(1, -1)[seen.squeeze(1)]
+    assert torch.allclose(at_seen, at_seen[:1].expand_as(at_seen))
+    assert not found.movedim(1, -1)[~seen.squeeze(1)].any()
