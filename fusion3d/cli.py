@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click import ClickException
 from rich.console import Console
 
 from fusion3d import __version__
@@ -182,6 +181,8 @@ def embed(
     extra = {} if tile is None else {"tile": tile}
     if picture is not None and not any(path.suffix.lower() in (".tif", ".tiff") for path in target):
         raise ConfigError("--picture is drawn from a COG: give --out a .tif too")
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise ConfigError(f"--picture {picture}: there is no folder {picture.parent}")
     summary = run(checkpoint, store, target, sensors=chosen, resolution=resolution, device=device, progress=not quiet, **extra)
     if picture is not None:
         from fusion3d.mapping.picture import picture as draw
@@ -213,23 +214,21 @@ def evaluate(
 
 
 def main() -> None:
-    """Entry point: errors that a user can act on are one line and exit status 2; interrupts 130."""
+    """Entry point: errors that a user can act on are one line and exit status 2."""
     try:
-        # Outside of standalone mode click returns the status of `typer.Exit` instead of exiting with it.
-        sys.exit(app(standalone_mode=False) or 0)
+        app()
     except Fusion3DError as error:
         err.print(f"fusion3d: {error}", markup=False)
         sys.exit(2)
-    except ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        err.print("fusion3d: interrupted; run the same command again to go on")
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(
+            f"fusion3d: {where}{error.strerror or error}; check the path, its rights and the free space",
+            markup=False,
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

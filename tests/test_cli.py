@@ -61,3 +61,18 @@ def test_errors_are_one_line_and_no_traceback(words, said, tmp_path):
     assert said in finished.stderr
     assert "Traceback" not in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["prepare", "--column", "2"], ["embed", "a", "b"], ["info", "--no-such-option"]])
+def test_a_wrong_command_line_ends_with_its_usage_and_status_two(words):
+    finished = fusion3d(*words)
+    assert finished.returncode == 2
+    assert "Usage" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tiles, tmp_path):
+    (tmp_path / "file").touch()
+    finished = fusion3d("prepare", *tiles, "--out", tmp_path / "file" / "s.zarr", "--quiet")
+    assert finished.returncode == 2
+    assert len(finished.stderr.strip().splitlines()) == 1

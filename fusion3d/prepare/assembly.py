@@ -78,17 +78,17 @@ class Assembly:
         )
         return StoreAttributes(self.grid, als, rasters, gedi, sources)
 
-    def _each(self, title: str, work: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
+    def _each(self, title: str, work: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]], jobs: int) -> None:
         """Run the pieces of work that the manifest does not have; results go to the manifest."""
         bar = self.bars.add_task(title, total=len(work))
         todo = {name: item for name, item in work.items() if name not in self.manifest}
         self.bars.advance(bar, len(work) - len(todo))
-        if self.jobs == 1 or len(todo) < 2:
+        if jobs == 1 or len(todo) < 2:
             for name, (function, arguments) in todo.items():
                 self.manifest.done(name, _guarded(function, arguments))
                 self.bars.advance(bar)
             return
-        with ProcessPoolExecutor(self.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             futures = {pool.submit(_guarded, *item): name for name, item in todo.items()}
             for future in as_completed(futures):
                 self.manifest.done(futures[future], future.result())
@@ -110,6 +110,7 @@ class Assembly:
                 f"tile {number:06d}": (spill_tile, (number, tile, self.grid, lattice, source.ground_class, parts))
                 for number, tile in enumerate(tiles)
             },
+            self.jobs,
         )
         good, read, inside, blocks = [], Counter[str](), Counter[str](), set()
         for number, tile in enumerate(tiles):
@@ -123,6 +124,9 @@ class Assembly:
             blocks |= {parse_block_name(name) for name in result["blocks"]}
         if not good:
             return None
+        if read and not inside:
+            raise InputError(tiles[good[0]].file.path, "no point of any tile lies inside the grid", "check --bounds and --crs")
+        self._note_ground(source, good)
         ground = sum(inside[str(number)] for number in source.ground_class)
         if not ground and not source.normalized:
             raise InputError(
@@ -135,6 +139,7 @@ class Assembly:
             (*STANDARD_ATTRIBUTES, *source.attributes),
             describe_ground(source.normalized, source.ground_class, source.ground_buffer),
         )
+        self.writer.create_points()
         self._each(
             "build blocks",
             {
@@ -144,8 +149,19 @@ class Assembly:
                 )
                 for block in sorted(blocks)
             },
+            self.jobs,
         )
         return self._als_layout(layout, source, good, read, inside, sorted(blocks))
+
+    def _note_ground(self, source: AlsSource, good: list[int]) -> None:
+        """Name the tiles whose heights rest on their neighbours' ground alone."""
+        if source.normalized:
+            return
+        counts = {number: self.manifest[f"tile {number:06d}"]["inside"] for number in good}
+        bare = [number for number, item in counts.items() if item and not any(str(code) in item for code in source.ground_class)]
+        if bare:
+            names = ", ".join(Path(self.sources.tiles[number].file.path).name for number in bare[:5])
+            self.notes.append(f"{len(bare)} tiles hold no ground points, their heights rest on the ground of neighbours: {names}")
 
     def _als_layout(
         self,
@@ -169,9 +185,6 @@ class Assembly:
                 f"points in {dict(inside)} and points out {dict(stored)} differ",
                 "this is a defect of fusion3d; nothing was written to the store's name",
             )
-        outside = sum(read.values()) - sum(inside.values())
-        if outside:
-            self.notes.append(f"{outside:,} points lie outside of the grid and are not stored")
         bare = sum(result["without_height"] for result in results)
         if bare:
             self.notes.append(f"{bare:,} points have no ground within {source.ground_buffer:g} m: their height is NaN")
@@ -181,6 +194,7 @@ class Assembly:
             layout,
             blocks=tuple(block_name(*block) for block in blocks),
             points=sum(stored.values()),
+            points_read=sum(read.values()),
             classes={key: stored[key] for key in sorted(stored, key=int)},
             intensity_p95=intensity_percentile([result["intensity"] for result in results]),
             dates=tuple(dates),
@@ -198,15 +212,23 @@ class Assembly:
                 write_piece,
                 (name, source, layout, self.grid, step, window, self.writer),
             )
-            for step, window in pieces(layout)
+            for step, window in pieces(layout, source, self.grid)
         }
-        self._each(name, work)
+        # A reader of the user's own lives in this process only.
+        self._each(name, work, jobs=1 if self.scene.rasters[name].reader else self.jobs)
         results = [self.manifest[key] for key in work]
         errors = sorted({result["error"] for result in results if "error" in result})
         self.set_aside.extend((str(source.provenance[0]) if source.provenance else name, error) for error in errors)
-        layout = with_statistics(layout, [result for result in results if "error" not in result])
+        done = [result for result in results if "error" not in result]
+        layout = with_statistics(layout, done) if done else layout
         if layout.valid_fraction == 0:
-            self.notes.append(f"{name}: no valid pixel inside the grid")
+            self.writer.remove_raster(name)
+            if not errors:
+                path = str(source.provenance[0]) if source.provenance else name
+                self.set_aside.append(
+                    (path, str(InputError(path, "has no valid pixel inside the grid", "check its place and nodata")))
+                )
+            return None
         return layout
 
     def _footprints(self) -> GediLayout | None:

@@ -54,7 +54,7 @@ def build_block(
     anchor = [int(np.floor((corner[axis] - lattice.origin[axis]) / lattice.scale[axis])) for axis in range(2)]
     anchor.append(int(points["z"].min()))
     arrays: dict[str, npt.NDArray[Any]] = {
-        name: (points.pop(name) - start).astype(np.int32) for name, start in zip("xyz", anchor, strict=True)
+        name: _narrow(points.pop(name) - start) for name, start in zip("xyz", anchor, strict=True)
     }
     arrays |= {name: points[name] for name in layout.attributes}
     arrays |= {"height": height.astype(np.float32), "offsets": offsets}
@@ -65,6 +65,13 @@ def build_block(
         "without_height": int(np.isnan(height).sum()),
         "intensity": _histogram(arrays["intensity"]),
     }
+
+
+def _narrow(values: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """As int32 where that holds every value: a block of fine scales or large columns needs int64."""
+    limits = np.iinfo(np.int32)
+    fits = len(values) == 0 or (values.min() >= limits.min and values.max() <= limits.max)
+    return values.astype(np.int32) if fits else values
 
 
 def _fragments(folder: Path, block: tuple[int, int], suffix: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -21,27 +22,43 @@ class Manifest:
     Raises
     ------
     StoreError
-        The manifest belongs to other inputs.
+        The manifest belongs to other inputs or is damaged, or another run is at work on it.
     """
 
     def __init__(self, path: Path, key: str) -> None:
-        self._done: dict[str, Any] = {}
         self._path = path
+        self._lock = (path.parent / "lock").open("w")
+        try:
+            self._done = self._read(key)
+        except StoreError:
+            self._lock.close()
+            raise
+        self._file = path.open("ab")
+
+    def _read(self, key: str) -> dict[str, Any]:
+        path = self._path
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(path.parent, "another run is making this store", "wait for it, or choose another --out") from None
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         # The last line of a killed run may be cut: only lines that end in a newline count.
-        whole = [json.loads(line) for line in lines[:-1]]
+        try:
+            whole = [json.loads(line) for line in lines[:-1]]
+            done = {entry["work"]: entry["result"] for entry in whole[1:]}
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(path, "a damaged manifest", "pass --overwrite to start again, or choose another --out") from None
         if whole and whole[0] != {"key": key}:
             raise StoreError(
                 path.parent,
                 "an unfinished store of other inputs, options or version is there",
                 "pass --overwrite to start again, or choose another --out",
             )
-        self._done = {entry["work"]: entry["result"] for entry in whole[1:]}
         with path.open("wb") as file:
             file.write(b"".join(line + b"\n" for line in lines[:-1]) or json.dumps({"key": key}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self._file = path.open("ab")
+        return done
 
     def __contains__(self, work: str) -> bool:
         return work in self._done
@@ -62,3 +79,4 @@ class Manifest:
 
     def close(self) -> None:
         self._file.close()
+        self._lock.close()

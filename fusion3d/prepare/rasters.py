@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+from pyproj import CRS, Transformer
 
 from fusion3d.errors import ConfigError, CRSError
 from fusion3d.grid import Grid, Window, same_map_crs
@@ -32,32 +36,47 @@ def open_source(name: str, item: RasterInput, assumed_crs: str | None) -> Raster
     InputError, CRSError, ConfigError
     """
     if item.reader is not None:
-        source: RasterSource = _load(item.reader)(*map(Path, item.files), **item.options)
+        try:
+            source: RasterSource = _load(item.reader)(*map(Path, item.files), **item.options)
+        except TypeError as error:
+            raise ConfigError(f"{name}: the reader does not take these files and options ({error})") from None
         return source
     options = dict(item.options)
     if item.bands is not None:
         options["bands"] = item.bands
     crs = item.crs or assumed_crs
-    if len(item.files) == 1 and Path(item.files[0]).is_file() and Path(item.files[0]).suffix.lower() not in (".nc", ".zarr"):
-        return open_raster(item.files[0], crs=crs, **options)
-    return open_series(item.files[0] if len(item.files) == 1 else list(item.files), crs=crs, **options)
+    first = Path(item.files[0])
+    try:
+        if len(item.files) == 1 and first.is_file() and first.suffix.lower() not in (".nc", ".zarr"):
+            return open_raster(item.files[0], crs=crs, **options)
+        return open_series(item.files[0] if len(item.files) == 1 else list(item.files), crs=crs, **options)
+    except TypeError as error:
+        raise ConfigError(f"{name}: unknown option ({error})") from None
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    """A module, or a file of Python, loaded once."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(f"fusion3d_reader_{Path(name).stem}", name)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{name} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
 
 
 def _load(reader: str) -> Any:
-    module_name, _, function = reader.rpartition(":")
+    module, _, function = reader.rpartition(":")
     try:
-        if module_name.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{module_name} cannot be loaded")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(module_name)
-        return getattr(module, function)
-    except (ImportError, AttributeError, ValueError, OSError) as error:
-        raise ConfigError(f"reader {reader!r} cannot be loaded ({error}); write module:function or file.py:function") from None
+        return getattr(_module(module), function)
+    except Exception as error:  # the user's own code may raise anything
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"reader {reader!r} cannot be loaded ({type(error).__name__}: {reason}); write module:function or file.py:function"
+        ) from None
 
 
 def layout_of(name: str, item: RasterInput, source: RasterSource, grid: Grid) -> RasterLayout:
@@ -135,15 +154,38 @@ def _read(
     return source.read(step, target)
 
 
-def pieces(layout: RasterLayout) -> list[tuple[int, Window]]:
-    """Dates and chunks of a raster sensor, the units of work."""
+def pieces(layout: RasterLayout, source: RasterSource, grid: Grid) -> list[tuple[int, Window]]:
+    """Dates and chunks that the source's bounds touch, the units of work."""
     side = raster_chunk(layout, np.dtype(layout.dtype).itemsize)
-    return [
-        (step, Window(row, col, min(side, layout.height - row), min(side, layout.width - col)))
-        for step in range(len(layout.dates))
-        for row in range(0, layout.height, side)
-        for col in range(0, layout.width, side)
+    touched = _touched(layout, source, grid)
+    rows = range(touched.row // side * side, touched.row_stop, side)
+    cols = range(touched.col // side * side, touched.col_stop, side)
+    windows = [
+        Window(row, col, min(side, layout.height - row), min(side, layout.width - col))
+        for row in rows
+        for col in cols
+        if touched.size
     ]
+    return [(step, window) for step in range(len(layout.dates)) for window in windows]
+
+
+def _touched(layout: RasterLayout, source: RasterSource, grid: Grid) -> Window:
+    """Pixels of the layout inside the bounds of the source, a pixel more on each side."""
+    xmin, ymin, xmax, ymax = bounds_in(source, grid.pyproj_crs)
+    x0, y0 = grid.corner(layout.row, layout.col)
+    pixel = layout.pixel / grid.unit
+    first_col, last_col = (math.floor((value - x0) / pixel) for value in (xmin, xmax))
+    first_row, last_row = (math.floor((y0 - value) / pixel) for value in (ymax, ymin))
+    around = Window(first_row - 1, first_col - 1, last_row - first_row + 3, last_col - first_col + 3)
+    return around.intersection(Window(0, 0, layout.height, layout.width))
+
+
+def bounds_in(source: RasterSource, crs: CRS) -> tuple[float, float, float, float]:
+    """Bounds of a raster in another CRS."""
+    if source.crs is None or same_map_crs(source.crs, crs):
+        return source.bounds
+    left, bottom, right, top = source.bounds
+    return Transformer.from_crs(source.crs, crs, always_xy=True).transform_bounds(left, bottom, right, top, densify_pts=21)
 
 
 def write_piece(

@@ -11,25 +11,25 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fusion3d import __version__
 from fusion3d.errors import ConfigError, CRSError, Fusion3DError, InputError, StoreError
 from fusion3d.grid import Grid, map_crs, parse_crs, same_map_crs
-from fusion3d.io.pixels import RasterSource
 from fusion3d.prepare.assembly import Assembly, Sources
 from fusion3d.prepare.footprints import footprint_bounds
 from fusion3d.prepare.manifest import Manifest
-from fusion3d.prepare.rasters import open_source
+from fusion3d.prepare.rasters import bounds_in, open_source
 from fusion3d.prepare.scene import (
     GEDI_SUFFIXES,
     POINT_SUFFIXES,
@@ -40,7 +40,7 @@ from fusion3d.prepare.scene import (
     expand,
     with_files,
 )
-from fusion3d.prepare.tiles import Tile, scan_tile, tile_bounds
+from fusion3d.prepare.tiles import Tile, same_content, scan_tile, tile_bounds
 from fusion3d.store.layout import StoreAttributes
 from fusion3d.store.reader import Store
 
@@ -96,8 +96,8 @@ def prepare(scene: Scene, out: str | Path, *, overwrite: bool = False, jobs: int
     if out.exists():
         done = _finished(out, key, overwrite)
         if done is not None:
-            shutil.rmtree(work, ignore_errors=True)
             return done
+    _own(work)
     if overwrite:
         shutil.rmtree(work, ignore_errors=True)
     set_aside: list[tuple[str, str]] = []
@@ -107,11 +107,9 @@ def prepare(scene: Scene, out: str | Path, *, overwrite: bool = False, jobs: int
     notes: list[str] = []
     grid = _grid(scene, sources)
     work.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(work / "manifest.jsonl", key)
-    with _progress(quiet) as bars:
+    with closing(Manifest(work / "manifest.jsonl", key)) as manifest, _progress(quiet) as bars:
         run = Assembly(scene, grid, sources, work, manifest, jobs, bars, set_aside, notes)
         attributes = replace(run.all(), configuration=configuration(scene), configuration_hash=key)
-    manifest.close()
     if not any((attributes.als, attributes.rasters, attributes.gedi)):
         shutil.rmtree(work)
         raise _nothing_left(set_aside)
@@ -147,6 +145,15 @@ def _finished(out: Path, key: str, overwrite: bool) -> Summary | None:
     return None
 
 
+def _own(work: Path) -> None:
+    """Refuse a work folder that is not one of `prepare`: it would be deleted in the end."""
+    names = {path.name for path in work.iterdir()} if work.exists() else set()
+    if names - {"lock"} and "manifest.jsonl" not in names:
+        raise StoreError(
+            work, "exists and is not the unfinished work of `fusion3d prepare`", "move it away, or choose another --out"
+        )
+
+
 def _nothing_left(set_aside: list[tuple[str, str]]) -> Fusion3DError:
     reasons = [reason for _, reason in set_aside]
     more = f" (and {len(reasons) - 1} more sources that cannot be used)" if len(reasons) > 1 else ""
@@ -154,22 +161,30 @@ def _nothing_left(set_aside: list[tuple[str, str]]) -> Fusion3DError:
 
 
 def _replace(new: Path, out: Path) -> None:
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
+    if not out.exists():
+        os.replace(new, out)
+        return
+    old = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    os.replace(out, old)
     os.replace(new, out)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old)
 
 
 def _check(
     scene: Scene, als: list[str], gedi: list[str], files: list[dict[str, Any]], set_aside: list[tuple[str, str]]
 ) -> Sources:
-    tiles, rasters = [], {}
+    tiles: list[Tile] = []
+    rasters: dict[str, RasterSource] = {}
     for path in als:
         try:
             assert scene.als is not None
-            tiles.append(scan_tile(path, scene.als, scene.crs))
+            tile = scan_tile(path, scene.als, scene.crs)
+            twin = next((other for other in tiles if same_content(tile.file, other.file)), None)
+            if twin is not None:
+                raise InputError(
+                    path, f"is the same file as {twin.file.path}", "leave one of them out: its points would count twice"
+                )
+            tiles.append(tile)
         except Fusion3DError as error:
             set_aside.append((path, str(error)))
     for name, item in sorted(scene.rasters.items()):
@@ -192,9 +207,7 @@ def _grid(scene: Scene, sources: Sources) -> Grid:
     if sources.tiles:
         return Grid.covering(crs, _union(tile_bounds(tile, crs) for tile in sources.tiles if tile.file.count), **options)
     if sources.rasters:
-        return Grid.covering(
-            crs, _union(_raster_bounds(source, crs) for source in sources.rasters.values()), **options, closed=False
-        )
+        return Grid.covering(crs, _union(bounds_in(source, crs) for source in sources.rasters.values()), **options, closed=False)
     return Grid.covering(crs, _union(footprint_bounds(sources.gedi, crs)), **options)
 
 
@@ -204,6 +217,13 @@ def _grid_crs(scene: Scene, sources: Sources) -> CRS:
     crs: CRS | None
     if sources.tiles:
         path, crs = sources.tiles[0].file.path, sources.tiles[0].crs
+        other = next((tile for tile in sources.tiles if not same_map_crs(tile.crs, crs)), None)
+        if other is not None:
+            raise CRSError(
+                other.file.path,
+                f"is in {map_crs(other.crs).name}, {path} in {map_crs(crs).name}",
+                "say with --crs which one the grid shall have, or prepare them apart",
+            )
     elif sources.rasters:
         source = next(iter(sources.rasters.values()))
         path, crs = str(source.provenance[0]) if source.provenance else "raster", source.crs
@@ -220,13 +240,6 @@ def _grid_crs(scene: Scene, sources: Sources) -> CRS:
     except CRSError as error:
         raise CRSError(path, error.problem, error.remedy) from None
     return map_crs(crs)
-
-
-def _raster_bounds(source: RasterSource, crs: CRS) -> tuple[float, float, float, float]:
-    if source.crs is None or same_map_crs(source.crs, crs):
-        return source.bounds
-    left, bottom, right, top = source.bounds
-    return Transformer.from_crs(source.crs, crs, always_xy=True).transform_bounds(left, bottom, right, top, densify_pts=21)
 
 
 def _union(rectangles: Iterable[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,11 @@ def _with_files(item: Any, base: Path) -> dict[str, Any]:
         item = {"files": item}
     if not isinstance(item, dict) or "files" not in item:
         raise ConfigError("a source needs `files`")
-    names = [item["files"]] if isinstance(item["files"], str) else list(item["files"])
-    item = {**item, "files": [str(base / name) for name in names]}
+    files = item["files"]
+    names = [files] if isinstance(files, str) else files
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        names = [str(base / name) for name in names]
+    item = {**item, "files": names}
     for key in ("bands", "reader"):
         value = item.get(key)
         if isinstance(value, str) and (base / value.split(":")[0]).exists():
@@ -161,7 +164,47 @@ def _known(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
     unknown = set(raw) - known
     if unknown:
         raise ConfigError(f"unknown key {', '.join(map(repr, sorted(unknown)))}; known are {', '.join(sorted(known))}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    for key, value in values.items():
+        wanted = _WANTED.get(key)
+        if wanted is not None and not (value is None and key in _MAY_BE_NONE) and not wanted[1](value):
+            raise ConfigError(f"`{key}` must be {wanted[0]}, not {value!r}")
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(isinstance(item, str) for item in value)
+
+
+_MAY_BE_NONE = {"crs", "bounds", "bands", "pixel", "reader", "als", "gedi", "rasters"}
+_WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "files": ("a path, or a list of paths", _texts),
+    "attributes": ("a list of names", lambda value: value == () or _texts(value)),
+    "ground_class": (
+        "a list of class numbers",
+        lambda value: isinstance(value, tuple) and all(type(item) is int for item in value),
+    ),
+    "ground_buffer": ("a number of metres", _is_number),
+    "column": ("a number of metres", _is_number),
+    "voxel": ("a number of metres", _is_number),
+    "pixel": ("a number of metres", _is_number),
+    "block": ("a whole number of columns", lambda value: type(value) is int),
+    "bounds": (
+        "four numbers: xmin, ymin, xmax, ymax",
+        lambda value: isinstance(value, tuple) and len(value) == 4 and all(map(_is_number, value)),
+    ),
+    "normalized": ("true or false", lambda value: isinstance(value, bool)),
+    "crs": ("a CRS such as EPSG:2154", lambda value: isinstance(value, str) or type(value) is int),
+    "kind": (f"one of {', '.join(RASTER_KINDS)}", lambda value: isinstance(value, str)),
+    "bands": ("a path, or the name of a known sensor", lambda value: isinstance(value, str)),
+    "reader": ("module:function, or file.py:function", lambda value: isinstance(value, str)),
+    "options": ("a mapping", lambda value: isinstance(value, dict)),
+    "rasters": ("a mapping from sensor names to sources", lambda value: isinstance(value, dict)),
+}
 
 
 def expand(patterns: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:

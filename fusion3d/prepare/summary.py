@@ -18,7 +18,10 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.already_done:
         return [*lines, f"nothing to do: {summary.out} was made from the same inputs"]
     if summary.attributes.als is not None:
-        lines.append(f"points in = points out, per class: {summary.attributes.als.points:,}")
+        als = summary.attributes.als
+        outside = als.points_read - als.points
+        where = f" and {outside:,} outside of the grid" if outside else ""
+        lines.append(f"points in = points out, per class: {als.points_read:,} read, {als.points:,} stored{where}")
     return [*lines, f"store: {summary.out}"]
 
 

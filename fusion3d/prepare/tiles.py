@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections import Counter
@@ -58,6 +59,13 @@ def scan_tile(path: str, source: AlsSource, grid_crs: str | None) -> Tile:
     if missing:
         raise InputError(path, f"no dimension {', '.join(sorted(missing))}", f"there are {', '.join(file.dimensions)}")
     return Tile(file, crs, (*STANDARD_ATTRIBUTES, *source.attributes))
+
+
+def same_content(one: PointFile, other: PointFile) -> bool:
+    """Whether two files are byte for byte the same; read only when their headers agree."""
+    if (one.count, one.bounds, one.z_bounds) != (other.count, other.bounds, other.z_bounds) or one.count == 0:
+        return False
+    return filecmp.cmp(one.path, other.path, shallow=False)
 
 
 def common_lattice(tiles: list[Tile], grid: Grid) -> tuple[PointLattice, list[str]]:

@@ -9,7 +9,7 @@
       gedi/                  one row a footprint, profiles as ragged rows (height, energy, row_splits)
 
 Coordinates of points are integers: x = origin + (anchor + x_stored) * scale, with the integer anchor in the block's attributes.
-So the scaled integers of the files survive, and a block needs 32 bits for them.
+So the scaled integers of the files survive; 32 bits hold them unless scales are very fine or blocks very large, then it is 64.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ class PointLattice:
 
 @dataclass(frozen=True)
 class AlsLayout:
-    """Metadata of the aerial LiDAR: lattice, attributes stored beside x, y, z and how heights were made."""
+    """Metadata of the aerial LiDAR: lattice, attributes stored beside x, y, z, how heights were made, points stored and read."""
 
     lattice: PointLattice
     attributes: tuple[str, ...]
     ground: Mapping[str, Any]
     blocks: tuple[str, ...] = ()
     points: int = 0
+    points_read: int = 0
     classes: Mapping[str, int] = field(default_factory=dict)
     intensity_p95: float = 1.0
     dates: tuple[str, ...] = ()

@@ -50,15 +50,18 @@ class StoreWriter:
     def write_attributes(self, attributes: StoreAttributes) -> None:
         self.root.attrs.put({ROOT_KEY: attributes.to_json()})
 
+    def create_points(self) -> None:
+        """Create the group of the blocks; once, before processes write them side by side."""
+        self.root.require_group("als")
+
     def write_block(self, block: tuple[int, int], arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
-        """Write one block of points under a temporary name, then rename it.
+        """Write one block of points under a temporary name, then rename it; `create_points` comes before.
 
         Parameters
         ----------
-        arrays : x, y, z int32 [N], height float32 [N], offsets int64 [columns + 1] and the stored attributes [N]
+        arrays : x, y, z int32 (or int64) [N], height float32 [N], offsets int64 [columns + 1] and the stored attributes [N]
         attributes : anchor (three integers of the lattice) and window (row, col, rows, cols)
         """
-        self.root.require_group("als")
         temporary, final = self.path / "als" / f".{block_name(*block)}", self.path / "als" / block_name(*block)
         shutil.rmtree(temporary, ignore_errors=True)
         group = zarr.open_group(str(temporary), mode="w", zarr_format=3)
@@ -77,6 +80,10 @@ class StoreWriter:
         for array, dtype in (("values", layout.dtype), ("valid", "bool")):
             if array not in group:
                 group.create_array(array, shape=shape, chunks=chunks, dtype=dtype, compressors=COMPRESSOR, fill_value=0)
+
+    def remove_raster(self, name: str) -> None:
+        """Remove a raster sensor that turned out to hold nothing."""
+        shutil.rmtree(self.path / name, ignore_errors=True)
 
     def write_raster(self, name: str, step: int, window: Window, values: Array, valid: Array) -> None:
         """Write pixels [C, h, w] of one date; `window` counts pixels."""

@@ -27,3 +27,9 @@ def test_a_manifest_of_other_inputs_is_refused_with_the_remedy(tmp_path):
     Manifest(tmp_path / "manifest.jsonl", "one").close()
     with pytest.raises(StoreError, match="--overwrite"):
         Manifest(tmp_path / "manifest.jsonl", "other")
+
+
+def test_a_damaged_manifest_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "manifest.jsonl").write_text("garbage\nmore\n")
+    with pytest.raises(StoreError, match="--overwrite"):
+        Manifest(tmp_path / "manifest.jsonl", "key")

@@ -19,6 +19,7 @@ import rasterio
 from fusion3d.errors import CRSError, Fusion3DError, StoreError
 from fusion3d.grid import Window
 from fusion3d.io.las_writer import write_points
+from fusion3d.prepare.manifest import Manifest
 from fusion3d.prepare.run import prepare
 from fusion3d.prepare.scene import AlsSource, RasterInput, Scene
 from fusion3d.store.reader import Store
@@ -328,3 +329,71 @@ def test_what_is_not_a_store_is_refused_in_words(tmp_path):
     (tmp_path / "half.zarr.partial").mkdir()
     with pytest.raises(StoreError, match="not finished"):
         Store.open(tmp_path / "half.zarr")
+
+
+def test_a_folder_named_old_beside_the_store_is_the_users(tiles, tmp_path):
+    prepare(scene(tiles), tmp_path / "scene.zarr", quiet=True)
+    (tmp_path / "scene.zarr.old").mkdir()
+    prepare(scene(tiles, column=4.0), tmp_path / "scene.zarr", quiet=True, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scene.zarr", "scene.zarr.old"]
+
+
+def test_a_folder_in_the_place_of_the_unfinished_store_is_not_deleted(tiles, tmp_path):
+    (tmp_path / "scene.zarr.partial").mkdir()
+    (tmp_path / "scene.zarr.partial" / "mine.txt").touch()
+    with pytest.raises(StoreError, match="unfinished work"):
+        prepare(scene(tiles), tmp_path / "scene.zarr", quiet=True, overwrite=True)
+    assert (tmp_path / "scene.zarr.partial" / "mine.txt").exists()
+
+
+def test_very_fine_scales_do_not_wrap_around(tmp_path):
+    """A block of 1280 m holds 1.28e10 steps of 1e-7 m: more than 32 bits."""
+    x = X0 + np.array([5.0, 95.0])
+    ground = {"classification": np.full(2, 2, np.uint8)}
+    tile = write_points(tmp_path / "a.laz", x, np.full(2, Y0), np.zeros(2), ground, crs="EPSG:2154", scale=1e-7)
+    bounds = (X0 - 600, Y0 - 100, X0 + 400, Y0 + 100)
+    opened = Store.open(prepare(scene([tile], column=10.0, block=128, bounds=bounds), tmp_path / "s.zarr", quiet=True).out)
+    points = opened.points(opened.grid.window)
+    column = np.repeat(np.arange(opened.grid.window.size) % opened.grid.cols, np.diff(points.row_splits))
+    np.testing.assert_allclose(opened.grid.x0 + column * 10.0 + points.offset[:, 0], x, atol=1e-4)
+
+
+def test_tiles_in_several_crs_are_refused_unless_one_is_named(tiles, tmp_path):
+    other = write_tile(tmp_path / "other.laz", 500000.0, 5400000.0, crs="EPSG:32631")
+    with pytest.raises(CRSError, match="--crs"):
+        prepare(scene([*tiles, other]), tmp_path / "scene.zarr", quiet=True)
+
+
+def test_a_tile_given_twice_is_set_aside_once(tiles, tmp_path):
+    (tmp_path / "copy.laz").write_bytes(Path(tiles[0]).read_bytes())
+    summary = prepare(scene([*tiles, tmp_path / "copy.laz"]), tmp_path / "scene.zarr", quiet=True)
+    assert len(summary.set_aside) == 1
+    assert "same file" in summary.set_aside[0][1]
+    assert summary.attributes.als.points == sum(laspy.open(path).header.point_count for path in tiles)
+
+
+def test_bounds_that_miss_the_tiles_are_the_reason_that_is_told(tiles, tmp_path):
+    with pytest.raises(Fusion3DError, match="--bounds"):
+        prepare(scene(tiles, bounds=(0.0, 0.0, 10.0, 10.0)), tmp_path / "scene.zarr", quiet=True)
+
+
+def test_a_second_run_on_the_same_store_is_refused_while_the_first_is_at_work(tiles, tmp_path):
+    (tmp_path / "scene.zarr.partial").mkdir()
+    first = Manifest(tmp_path / "scene.zarr.partial" / "manifest.jsonl", "key")
+    with pytest.raises(StoreError, match="another run"):
+        prepare(scene(tiles), tmp_path / "scene.zarr", quiet=True)
+    first.close()
+
+
+def test_a_raster_beside_the_tiles_is_set_aside(tiles, tmp_path):
+    ortho = write_ramp(tmp_path / "o.tif", 1.0, Y0 + 9000, 80.0)
+    summary = prepare(scene(tiles, rasters={"ortho": RasterInput((ortho,))}), tmp_path / "s.zarr", quiet=True)
+    assert "no valid pixel" in summary.set_aside[0][1]
+    assert Store.open(summary.out).sensors == ("als",)
+
+
+def test_tiles_without_ground_are_named(tiles, tmp_path):
+    at = (np.array([X0 + 90.0]), np.array([Y0 + 10.0]), np.array([230.0]))
+    bare = write_points(tmp_path / "bare.laz", *at, {"classification": np.array([5], np.uint8)}, crs="EPSG:2154")
+    summary = prepare(scene([*tiles, bare]), tmp_path / "s.zarr", quiet=True)
+    assert any("bare.laz" in note for note in summary.notes)

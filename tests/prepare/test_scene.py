@@ -26,6 +26,14 @@ def test_paths_are_relative_to_the_scene_file(tmp_path):
         ("rasters: {x: {kind: classes}}", "files"),
         ("rasters: {x: {files: a.tif, kind: nice}}", "nice"),
         ("crs: EPSG:2154", "nothing"),
+        ("als: a.laz\ncolumn: two", "column"),
+        ("als: a.laz\nblock: 1.5", "block"),
+        ("als: a.laz\nbounds: [1, 2]", "bounds"),
+        ("als: {files: a.laz, ground_class: 2}", "ground_class"),
+        ("als: {files: a.laz, ground_buffer: near}", "ground_buffer"),
+        ("rasters: {ortho: {files: []}}", "files"),
+        ("rasters: {ortho: {files: 3}}", "files"),
+        ("rasters: [a, b]", "rasters"),
     ],
 )
 def test_a_wrong_scene_file_is_refused_and_names_what_is_wrong(tmp_path, text, word):
