@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), help="folder for the results; an earlier demo there is replaced"
     )
-    parser.add_argument("--steps", type=int, default=300, help="training steps")
+    parser.add_argument("--steps", type=int, default=150, help="training steps")
     options = parser.parse_args()
     tiles = DATA / "ign_lidarhd_fr"
     if not tiles.is_dir():
