@@ -6,6 +6,7 @@ A new encoder is one class under `register`; `build` then makes it by name and t
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, TypeVar
 
@@ -19,7 +20,7 @@ from fusion3d.errors import ConfigError
 Scalar = int | float | str | bool
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """From one sensor's observation in a batch of chips to embeddings.
 
     Results are a function of the sensor's own measurements: neither other chips of the batch, nor padding, nor (beyond
@@ -50,6 +51,7 @@ class Encoder(nn.Module):
         """The dtype of the weights, hence of the results; inputs are converted to it."""
         return next(self.parameters()).dtype
 
+    @abstractmethod
     def receptive_field(self, column: float, *, voxel: float | None = None, cell: float | None = None) -> int:
         """Columns around a column that can change its embedding: the halo that makes tiles seamless.
 
@@ -58,8 +60,8 @@ class Encoder(nn.Module):
         column, voxel : metres; None for `voxel` stands for the worst case, voxels as large as columns
         cell : output cell, metres; None for the column
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, batch: ChipBatch, sensor: str, cell: float | None = None) -> ColumnEmbedding | FootprintEmbedding:
         """Embed what `sensor` recorded in `batch`.
 
@@ -73,7 +75,6 @@ class Encoder(nn.Module):
         ConfigError
             The batch does not hold the sensor, or the cell does not fit the columns.
         """
-        raise NotImplementedError
 
 
 ENCODERS: dict[str, type[Encoder]] = {}
