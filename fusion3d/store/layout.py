@@ -58,10 +58,10 @@ class AlsLayout:
     ground: Mapping[str, Any]
     blocks: tuple[str, ...] = ()
     points: int = 0
-    points_read: int = 0
     classes: Mapping[str, int] = field(default_factory=dict)
     intensity_p95: float = 1.0
     dates: tuple[str, ...] = ()
+    points_read: int = 0
 
 
 @dataclass(frozen=True)
