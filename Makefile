@@ -1,10 +1,10 @@
-# make demo | test | lint | bench: each sets up .venv first, from constraints.txt.
+# make demo | test | lint | bench | gate | sanitize: each sets up .venv first, from constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench format clean
+.PHONY: demo test lint bench gate sanitize format clean
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py --out demo
@@ -19,16 +19,24 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tools/bench_prepare.py
+	$(BIN)/python tools/bench_ops.py
+
+gate: $(STAMP)
+	$(BIN)/python cuda_ext/compile_gate.py
+
+sanitize: $(STAMP)
+	cuda_ext/sanitize.sh
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "fusion3d needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python cuda_ext/build.py || echo "going on without compiled operators: everything works, slower"
 	touch $@
 
 clean:

@@ -1,7 +1,8 @@
 """Pool rows (points, voxels) to columns: sum, mean, max and a softmax-weighted mean.
 
-Schemas ``fusion3d::column_pool`` and ``fusion3d::softmax_pool`` with their backward; the functions named ``*_reference`` are
-their definition in plain torch and run where no compiled kernel is registered.
+Schemas ``fusion3d::column_pool`` and ``fusion3d::softmax_pool`` with their backward. The functions named ``*_reference`` are
+their definition in plain torch: registered for every device (CompositeExplicitAutograd), they run where the compiled library has
+no kernel of its own (CPU, CUDA).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fusion3d.errors import ConfigError
+from fusion3d.ops import native
 from fusion3d.ops.csr import (
     accumulation_dtype,
     check_float,
@@ -57,7 +59,7 @@ def column_pool(
         raise ConfigError(f"reduce must be one of {', '.join(_REDUCTIONS)}, not {reduce!r}")
     check_float("features", features, 2)
     _check_csr(features, row_splits, permutation)
-    pooled, _ = _column_pool(features, row_splits, permutation, reduce)
+    pooled, _ = native.run(_column_pool, features, row_splits, permutation, reduce)
     return pooled
 
 
@@ -90,7 +92,7 @@ def softmax_pool(
     if logits.shape[1] == 0 or features.shape[1] % logits.shape[1]:
         raise ConfigError(f"the {features.shape[1]} channels cannot be shared out between {logits.shape[1]} heads of logits")
     _check_csr(features, row_splits, permutation)
-    pooled, _, _ = _softmax_pool(features, logits, row_splits, permutation)
+    pooled, _, _ = native.run(_softmax_pool, features, logits, row_splits, permutation)
     return pooled
 
 
