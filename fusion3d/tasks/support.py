@@ -1,0 +1,211 @@
+"""What a raster says under each plot: its cells weighted by the share of the plot's area that lies on them.
+
+The weights are exact areas of intersection, so a plot counts a cell as far as it covers it, whatever the sizes of the two.
+Only windows under plots are read, so the raster may be of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from fusion3d.errors import InputError
+from fusion3d.grid import Window
+from fusion3d.io.pixels import Target
+from fusion3d.io.raster import RasterFile
+
+Float64 = npt.NDArray[np.float64]
+Polygons = npt.NDArray[np.object_]
+
+LEAST_COVER = 0.5
+"""Share of a plot's area that must lie on cells with data."""
+PERCENTILES = (25, 50, 75, 95)
+_SIDE = 128
+"""Cells on the side of a tile that is read at once, as in the files of maps of many bands."""
+_KEPT = 4
+"""Tiles in memory."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """North-up square cells: north-west corner, side of a cell (CRS units) and extent."""
+
+    x0: float
+    y0: float
+    cell: float
+    rows: int
+    cols: int
+
+    @classmethod
+    def of(cls, file: RasterFile) -> Lattice:
+        """The cells of a raster; where they are oblong or turned, square ones of the same area over its extent."""
+        xmin, ymin, xmax, ymax = file.bounds
+        if is_north_up(file):
+            return cls(file.transform.c, file.transform.f, file.transform.a, file.height, file.width)
+        rows, cols = (max(1, int(np.ceil(length / file.pixel - 1e-6))) for length in (ymax - ymin, xmax - xmin))
+        return cls(xmin, ymax, file.pixel, rows, cols)
+
+    def covering(self, bounds: Float64) -> Window:
+        """The cells that touch xmin, ymin, xmax, ymax, limited to the lattice; of size 0 when there are none."""
+        xmin, ymin, xmax, ymax = bounds
+        if not np.isfinite(bounds).all():
+            return Window(0, 0, 0, 0)
+        edges = np.array([(xmin - self.x0), (xmax - self.x0), (self.y0 - ymax), (self.y0 - ymin)]) / self.cell
+        # beyond the raster by any distance, so that far plots do not overflow
+        left, right, top, bottom = np.clip(edges, -1.0, max(self.rows, self.cols) + 1.0)
+        col, row = int(np.floor(left)), int(np.floor(top))
+        touched = Window(row, col, max(0, int(np.ceil(bottom)) - row), max(0, int(np.ceil(right)) - col))
+        return touched.intersection(Window(0, 0, self.rows, self.cols))
+
+    def areas(self, polygon: shapely.Geometry, window: Window) -> Float64:
+        """Area [rows, cols] of a prepared polygon on each cell of a window, squared CRS units."""
+        x = self.x0 + (window.col + np.arange(window.cols + 1)) * self.cell
+        y = self.y0 - (window.row + np.arange(window.rows + 1)) * self.cell
+        boxes = shapely.box(x[None, :-1], y[1:, None], x[None, 1:], y[:-1, None])
+        found = np.zeros((window.rows, window.cols))
+        touched = shapely.intersects(polygon, boxes)
+        within = shapely.contains_properly(polygon, boxes)
+        found[within] = self.cell**2
+        crossed = touched & ~within
+        found[crossed] = shapely.area(shapely.intersection(boxes[crossed], polygon))
+        return found
+
+
+def is_north_up(file: RasterFile) -> bool:
+    """Whether a raster's pixels are square with north up, to a millionth."""
+    place = file.transform
+    return place.b == place.d == 0.0 and place.e < 0 < place.a and abs(place.a + place.e) <= 1e-6 * place.a
+
+
+def require_map(file: RasterFile) -> RasterFile:
+    """The raster itself if it can be a map of embeddings: square pixels, north up.
+
+    Raises
+    ------
+    InputError
+        It cannot.
+    """
+    if not is_north_up(file):
+        raise InputError(file.path, "its pixels are not square with north up", "give a map that `fusion3d embed` wrote")
+    return file
+
+
+class CellReader:
+    """Reads the cells under polygons, tile by tile; plots that share a tile read it once.
+
+    Parameters
+    ----------
+    file : raster, of any size
+    """
+
+    def __init__(self, file: RasterFile) -> None:
+        self.file, self.lattice = file, Lattice.of(file)
+        self._tile = lru_cache(maxsize=_KEPT)(self._read)
+
+    def _read(self, row: int, col: int) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+        return read_window(self.file, self.lattice, self._window(row, col))
+
+    def _window(self, row: int, col: int) -> Window:
+        whole = Window(0, 0, self.lattice.rows, self.lattice.cols)
+        return Window(row * _SIDE, col * _SIDE, _SIDE, _SIDE).intersection(whole)
+
+    def order(self, polygons: Polygons) -> npt.NDArray[np.int64]:
+        """Numbers of the polygons, those of a tile in a row."""
+        west, south, east, north = shapely.bounds(polygons).T
+        side = self.lattice.cell * _SIDE
+        return np.lexsort([np.floor((west + east) / 2 / side), np.floor((south + north) / 2 / side)])
+
+    def under(self, polygon: shapely.Geometry) -> Iterator[tuple[Float64, Float64]]:
+        """Values [n, C] and areas [n] of the cells under a polygon (in the raster's CRS) where all bands have data, by tile."""
+        touched = self.lattice.covering(shapely.bounds(polygon))
+        if touched.size == 0:
+            return
+        shapely.prepare(polygon)
+        for row in range(touched.row // _SIDE, (touched.row_stop - 1) // _SIDE + 1):
+            for col in range(touched.col // _SIDE, (touched.col_stop - 1) // _SIDE + 1):
+                tile = self._window(row, col)
+                window = tile.intersection(touched)
+                areas = self.lattice.areas(polygon, window)
+                if not areas.any():
+                    continue
+                values, seen = self._tile(row, col)
+                top, left = window.row - tile.row, window.col - tile.col
+                inside = slice(top, top + window.rows), slice(left, left + window.cols)
+                used = seen[inside] & (areas > 0)
+                yield values[(slice(None), *inside)][:, used].T.astype(np.float64), areas[used]
+
+
+def read_window(file: RasterFile, lattice: Lattice, window: Window) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+    """Values [C, rows, cols] of a window, and [rows, cols] where every band has data."""
+    x0, y0 = lattice.x0 + window.col * lattice.cell, lattice.y0 - window.row * lattice.cell
+    patch = file.read(0, Target(file.crs, x0, y0, lattice.cell, window.rows, window.cols))
+    return patch.values, patch.valid.all(axis=0)
+
+
+@dataclass(frozen=True)
+class PlotFeatures:
+    """What describes each plot.
+
+    Attributes
+    ----------
+    names : [F]
+    values : [P, F], NaN where there is no data under a plot
+    covered : [P] share of the plot's area that lies on cells with data
+    """
+
+    names: tuple[str, ...]
+    values: Float64
+    covered: Float64
+
+    @property
+    def usable(self) -> npt.NDArray[np.bool_]:
+        """[P] where at least half of the plot's area has data."""
+        return self.covered >= LEAST_COVER - 1e-9
+
+
+def band_names(file: RasterFile) -> tuple[str, ...]:
+    """Names of a raster's bands; those without one by number."""
+    return tuple(band.name or f"band_{number:03d}" for number, band in enumerate(file.bands))
+
+
+def means_under(file: RasterFile, polygons: Polygons) -> PlotFeatures:
+    """Area-weighted mean of each band under each polygon (in the raster's CRS)."""
+    reader = CellReader(file)
+    values, covered = np.full((len(polygons), file.count), np.nan), np.zeros(len(polygons))
+    for number in reader.order(polygons):
+        total, area = np.zeros(file.count), 0.0
+        for found, weights in reader.under(polygons[number]):
+            total += weights @ found
+            area += float(weights.sum())
+        if area > 0:
+            values[number], covered[number] = total / area, min(1.0, area / polygons[number].area)
+    return PlotFeatures(band_names(file), values, covered)
+
+
+def statistics_under(file: RasterFile, polygons: Polygons) -> PlotFeatures:
+    """Area-weighted mean and percentiles of each band under each polygon (in the raster's CRS)."""
+    reader = CellReader(file)
+    names = tuple(f"{name}_{what}" for name in band_names(file) for what in ("mean", *(f"p{rank}" for rank in PERCENTILES)))
+    values, covered = np.full((len(polygons), len(names)), np.nan), np.zeros(len(polygons))
+    for number in reader.order(polygons):
+        parts = list(reader.under(polygons[number]))
+        if not sum(len(weights) for _, weights in parts):
+            continue
+        cells, weights = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        figures = [
+            np.array([weights @ band / weights.sum(), *weighted_percentiles(band, weights, PERCENTILES)]) for band in cells.T
+        ]
+        values[number], covered[number] = np.concatenate(figures), min(1.0, float(weights.sum()) / polygons[number].area)
+    return PlotFeatures(names, values, covered)
+
+
+def weighted_percentiles(values: Float64, weights: Float64, ranks: tuple[int, ...]) -> Float64:
+    """Percentiles of weighted values [n]: linear between the middles of their shares of the total weight (Hazen's rule)."""
+    order = np.argsort(values, kind="stable")
+    share = weights[order] / weights.sum()
+    return np.interp(np.array(ranks) / 100, np.cumsum(share) - share / 2, values[order])

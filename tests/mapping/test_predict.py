@@ -1,0 +1,152 @@
+"""Maps of a fitted model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import rasterio
+from pyproj import CRS
+
+from fusion3d.errors import ConfigError, InputError
+from fusion3d.io.geotiff import CogWriter
+from fusion3d.mapping.predict import predict
+from fusion3d.tasks.fit import fit
+from fusion3d.tasks.model import TargetModel
+from fusion3d.tasks.ridge import Ridge, RidgeFit
+from tests.tasks.places import X0, Y0, planted, write_map
+
+ROWS, COLS = 70, 90
+
+
+def model(transform: str = "none", nonnegative: bool = True) -> TargetModel:
+    """z = 2 a - b + 1 with residuals -1 and 1."""
+    ridge = Ridge(np.array([3.0, 4.0]), np.array([5.0, 2.0]), np.array([10.0, -2.0]), 3.0, 1.0)
+    about = {"target": "agb", "unit": "Mg/ha", "features": ("emb_000", "emb_001"), "nonnegative": nonnegative}
+    return TargetModel.of(RidgeFit(ridge, np.array([1.0, -1.0])), transform=transform, trained_on={"checkpoint": "run"}, **about)
+
+
+@pytest.fixture(scope="module")
+def values() -> np.ndarray:
+    """a counts rows from the north, b columns from the west; a hole, and one in one band alone."""
+    row, col = np.mgrid[:ROWS, :COLS].astype(np.float32)
+    bands = np.stack([row, col])
+    bands[:, 10:20, 30:50] = np.nan
+    bands[1, 5, 5] = np.nan
+    return bands
+
+
+@pytest.fixture(scope="module")
+def embedding(tmp_path_factory, values):
+    return write_map(tmp_path_factory.mktemp("map") / "emb.tif", values, checkpoint="run")
+
+
+def read(path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
+
+
+def test_map_is_the_formula_at_every_cell_north_up(embedding, values, tmp_path):
+    predict(model(nonnegative=False), embedding, tmp_path / "agb.tif")
+    np.testing.assert_allclose(read(tmp_path / "agb.tif"), 2 * values[0] - values[1] + 1, atol=1e-4)
+
+
+def test_negative_values_become_zero_and_are_counted(embedding, values, tmp_path):
+    summary = predict(model(), embedding, tmp_path / "agb.tif")
+    expected = 2 * values[0] - values[1] + 1
+    np.testing.assert_allclose(read(tmp_path / "agb.tif"), np.where(expected < 0, 0, expected), atol=1e-4)
+    assert summary.clipped == int((expected <= 0).sum())
+    assert (summary.low, summary.mapped) == (0.0, ROWS * COLS - 201)
+    assert summary.high == pytest.approx(2 * (ROWS - 1) + 1)
+    assert "agb on 6099 of 6300 cells" in str(summary)
+
+
+def test_root_is_mapped_with_its_correction(embedding, values, tmp_path):
+    predict(model("sqrt"), embedding, tmp_path / "agb.tif")
+    linear = 2 * values[0] - values[1] + 1
+    expected = (np.maximum(linear + 1, 0) ** 2 + np.maximum(linear - 1, 0) ** 2) / 2
+    np.testing.assert_allclose(read(tmp_path / "agb.tif"), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["none", "sqrt", "log1p"])
+def test_values_do_not_depend_on_the_blocks(tmp_path, transform):
+    rng = np.random.default_rng(0)
+    bands = rng.normal(size=(24, ROWS, COLS))
+    bands[:, rng.random((ROWS, COLS)) < 0.2] = np.nan
+    source = write_map(tmp_path / "emb.tif", bands)
+    ridge = Ridge(rng.normal(size=24), rng.uniform(0.5, 2, 24), rng.normal(size=24) * 0.2, 3.0, 1.0)
+    names = tuple(f"emb_{number:03d}" for number in range(24))
+    fitted = TargetModel.of(
+        RidgeFit(ridge, rng.normal(size=30)), target="agb", unit="", features=names, transform=transform, nonnegative=True
+    )
+    maps = []
+    for block in (256, 64, 27):
+        predict(fitted, source, tmp_path / f"{block}.tif", block=block)
+        maps.append(read(tmp_path / f"{block}.tif"))
+    for other in maps[1:]:
+        np.testing.assert_array_equal(other, maps[0])
+    np.testing.assert_array_equal(np.isnan(maps[0]), np.isnan(bands[0]))
+
+
+def test_file_has_place_name_unit_nodata_and_origin(embedding, tmp_path):
+    predict(model(), embedding, tmp_path / "agb.tif")
+    with rasterio.open(tmp_path / "agb.tif") as dataset:
+        assert dataset.crs == CRS("EPSG:2154")
+        assert (dataset.transform.c, dataset.transform.f, dataset.res) == (X0, Y0, (10.0, 10.0))
+        assert dataset.descriptions == ("agb_Mg_ha",)
+        assert dataset.units == ("Mg/ha",)
+        assert math.isnan(dataset.nodata)
+        assert dataset.dtypes == ("float32",)
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert {"target": "agb", "unit": "Mg/ha", "fitted_on_checkpoint": "run"}.items() <= dataset.tags().items()
+
+
+def test_plot_on_its_cell_is_predicted_as_the_map_says(tmp_path):
+    """The way from a plot's features and the way from a map's cells meet."""
+    place = planted(tmp_path, plots=60)
+    fitted = fit(place.embedding, place.labels, "agb", tmp_path / "out", unit="Mg/ha", transform="sqrt")
+    predict(tmp_path / "out", place.embedding, tmp_path / "agb.tif")
+    with rasterio.open(place.embedding) as dataset:
+        features = dataset.read()[:, place.row, place.col].T.astype(float)
+    np.testing.assert_allclose(read(tmp_path / "agb.tif")[place.row, place.col], fitted.model.predict(features), rtol=1e-5)
+
+
+def test_map_of_another_checkpoint_is_made_with_a_note(values, tmp_path):
+    source = write_map(tmp_path / "emb.tif", values, checkpoint="other")
+    assert "checkpoint other instead of run" in str(predict(model(), source, tmp_path / "agb.tif"))
+
+
+def test_refusals_leave_nothing(embedding, values, tmp_path):
+    out = tmp_path / "agb.tif"
+    three = write_map(tmp_path / "three.tif", np.concatenate([values, values[:1]]))
+    hollow = write_map(tmp_path / "hollow.tif", np.full((2, 5, 5), np.nan))
+    for source, error, text in (
+        (three, InputError, "has 3 bands, the model was fitted on 2"),
+        (hollow, InputError, "holds no data"),
+        (tmp_path / "none.tif", InputError, "does not exist"),
+    ):
+        with pytest.raises(error, match=text):
+            predict(model(), source, out)
+    with pytest.raises(ConfigError, match=r"ends in \.tif"):
+        predict(model(), embedding, tmp_path / "agb.png")
+    with pytest.raises(ConfigError, match="--block 0"):
+        predict(model(), embedding, out, block=0)
+    with pytest.raises(ConfigError, match="map of embeddings itself"):
+        predict(model(), hollow, hollow)
+    with pytest.raises(InputError, match="no model there"):
+        predict(tmp_path, embedding, out)
+    assert {item.name for item in tmp_path.iterdir()} == {"three.tif", "hollow.tif"}
+
+
+def test_interruption_leaves_what_was_there(embedding, tmp_path, monkeypatch):
+    (tmp_path / "agb.tif").write_text("older")
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CogWriter, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model(), embedding, tmp_path / "agb.tif")
+    assert [item.name for item in tmp_path.iterdir()] == ["agb.tif"]
+    assert (tmp_path / "agb.tif").read_text() == "older"
