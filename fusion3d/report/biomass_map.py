@@ -1,0 +1,125 @@
+"""A predicted map beside the truth, on one colour scale, and how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusion3d.report.drawing import Picture, draw_map, map_height, render, sheet, style
+from fusion3d.report.markup import figure, number, sentence, table
+from fusion3d.report.raster_view import Float32, Place, facts, read_on
+
+_LONGEST = 600
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A map against the truth in the n cells that both know: R2 (1 - residual over total sum of squares), RMSE, bias (map minus
+    truth)."""
+
+    n: int
+    r2: float
+    rmse: float
+    bias: float
+
+
+def agreement(predicted: np.ndarray, measured: np.ndarray) -> Agreement:
+    """Of two arrays of one shape, where both are finite; R2 is NaN where the truth does not vary."""
+    both = np.isfinite(predicted) & np.isfinite(measured)
+    error = predicted[both].astype(np.float64) - measured[both]
+    if not error.size:
+        return Agreement(0, np.nan, np.nan, np.nan)
+    total = float(((measured[both] - measured[both].mean(dtype=np.float64)) ** 2).sum(dtype=np.float64))
+    r2 = 1 - float((error**2).sum()) / total if total > 0 else np.nan
+    return Agreement(error.size, r2, float(np.sqrt((error**2).mean())), float(error.mean()))
+
+
+def map_section(path: Path, truth: Path | None, variable: str, unit: str) -> str:
+    """The map of a variable beside its truth, where that is known.
+
+    Parameters
+    ----------
+    variable : name of what is mapped
+    unit : when the map does not state its own
+    """
+    header = facts(path, _LONGEST)
+    unit = header.unit or unit or "unit not stated"
+    place = header.place
+    predicted = read_on(path, place, [1])[0]
+    second = read_on(path, place, [2])[0] if header.count > 1 else None
+    real = read_on(truth, place, [1])[0] if truth is not None else None
+    panels = [(variable + ", mapped", predicted)] if real is None else [(variable + ", mapped", predicted), ("truth", real)]
+    cell = place.pixel * place.unit
+    caption = f"{variable} in {unit}, cells of {cell:g} m, north up; grey: not mapped. "
+    if real is not None:
+        caption += (
+            "Map and truth have one colour scale. Difference: map minus truth; orange, the map is too low; purple, too high. "
+        )
+    if second is not None:
+        caption += f"Last: {header.names[1]}. "
+    body = figure(draw_maps(panels, place, unit, second, header.names[1:2]), caption, f"Map of {variable}")
+    if real is None:
+        body += sentence(
+            f"No truth raster was given; name one with --truth {variable}=FILE.tif to see it beside the map.", "note"
+        )
+    else:
+        found = agreement(predicted, real)
+        row = [_count(found.n), number(found.r2), number(found.rmse), number(found.bias)]
+        body += table(
+            ["cells that both know", "R²", f"RMSE ({unit})", f"bias ({unit})"], [row], left=0, caption="Map against truth"
+        )
+    return body
+
+
+def other_truth(truth: Mapping[str, Path]) -> str:
+    """Maps of the truth that no map is compared with, by name."""
+    body = ""
+    for name, path in truth.items():
+        header = facts(path, _LONGEST)
+        values = read_on(path, header.place, [1])[0]
+        caption = f"Truth of {name}, {header.unit or 'unit not stated'}; no map of it was given."
+        body += figure(draw_maps([(name, values)], header.place, header.unit, None, ()), caption, f"Truth of {name}")
+    return body
+
+
+def draw_maps(
+    panels: list[tuple[str, Float32]], place: Place, unit: str, second: Float32 | None, second_name: tuple[str, ...]
+) -> Picture:
+    """One or two maps on one colour scale, their difference when they are two, and a second band."""
+    shown = np.concatenate([values[np.isfinite(values)] for _, values in panels])
+    low, high = np.percentile(shown, (0.5, 99.5)) if shown.size else (0.0, 1.0)
+    low = 0.0 if low >= 0 and low < 0.2 * high else low
+    high = high if high > low else low + 1
+    extra: list[tuple[str, Float32, str, dict[str, Any]]] = []
+    if len(panels) == 2:
+        difference = panels[0][1] - panels[1][1]
+        far = difference[np.isfinite(difference)]
+        bound = max(float(np.percentile(np.abs(far), 99)), 1e-9) if far.size else 1.0
+        extra.append(("difference", difference, "PuOr", {"vmin": -bound, "vmax": bound, "extend": "both"}))
+    if second is not None:
+        spread = second[np.isfinite(second)]
+        top = max(float(np.percentile(spread, 99.5)), 1e-9) if spread.size else 1.0
+        extra.append((second_name[0] if second_name else "band 2", second, "cividis", {"vmin": 0, "vmax": top, "extend": "max"}))
+    count = len(panels) + len(extra)
+    with style():
+        width = {1: 6.0, 2: 9.0}.get(count, 11.0)
+        drawn = sheet(min(7.0, map_height(place, count, 1.4) if count > 2 else map_height(place, 2, 1.4)), width)
+        axes = list(drawn.subplots(1, count, squeeze=False).flat)
+        image = None
+        for at, (name, values) in enumerate(panels):
+            image = draw_map(axes[at], values, place, name, inner=at > 0, cmap="viridis", vmin=low, vmax=high)
+        drawn.colorbar(image, ax=axes[: len(panels)], label=unit, extend="both", shrink=0.8, pad=0.015)
+        for at, (name, values, colours, limits) in enumerate(extra, start=len(panels)):
+            extend = limits.pop("extend")
+            image = draw_map(axes[at], values, place, name, inner=True, cmap=colours, **limits)
+            drawn.colorbar(image, ax=axes[at], label=unit, extend=extend, shrink=0.8, pad=0.02)
+        axes[0].set_xlabel(place.axis_label)
+        return render(drawn)
+
+
+def _count(value: int) -> str:
+    return f"{value:,}".replace(",", " ")

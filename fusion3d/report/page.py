@@ -1,0 +1,151 @@
+"""`fusion3d report`: one HTML file that shows what a run learnt, with what, and how well."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fusion3d.errors import Fusion3DError, InputError
+from fusion3d.report.biomass_map import map_section, other_truth
+from fusion3d.report.document import document
+from fusion3d.report.embedding import embedding_section
+from fusion3d.report.environment import environment_section
+from fusion3d.report.inputs import inputs_section
+from fusion3d.report.losses import losses_section
+from fusion3d.report.markup import Section, damaged, missing
+from fusion3d.report.material import Material
+from fusion3d.report.predictions import predictions_section
+from fusion3d.report.retrieval import read_retrieval, retrieval_tables
+from fusion3d.report.scene3d import scene_section
+from fusion3d.report.summary import summary_section
+from fusion3d.store.reader import Store
+
+PRETRAIN = "fusion3d pretrain --data.store STORE --out RUN"
+EMBED = "fusion3d embed RUN STORE --out RUN/embedding.tif"
+EVALUATE = "fusion3d evaluate RUN STORE --out RUN/retrieval.json"
+FIT = "fusion3d fit RUN/embedding.tif --labels PLOTS --target agb --out RUN/biomass"
+MAP = "fusion3d map RUN/biomass RUN/embedding.tif --out RUN/agb.tif"
+
+
+def write_report(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    store: str | Path | Store | None = None,
+    embedding: str | Path | None = None,
+    retrieval: str | Path | None = None,
+    fit: str | Path | None = None,
+    map: str | Path | None = None,
+    truth: Mapping[str, str | Path] | None = None,
+    simulated: bool | None = None,
+) -> Path:
+    """Write the report of a run: a single HTML file that needs nothing else.
+
+    What is missing becomes a sentence that names the command that makes it, what is damaged one line that says so.
+
+    Parameters
+    ----------
+    run : folder of `fusion3d pretrain`
+    out : the file to write; None for report.html in the run folder
+    store : None for the one that the run's configuration names
+    embedding, retrieval, fit, map : outputs of `fusion3d embed`, `evaluate --out`, `fit` and `map`; None for embedding.tif,
+        retrieval.json, biomass/ and agb.tif of the run folder, where they are there
+    truth : rasters of what is known, by name of the variable ("agb" is compared with the map)
+    simulated : whether to say that the data are; None asks the store
+
+    Returns
+    -------
+    The file.
+
+    Raises
+    ------
+    InputError
+        The run is no folder, or the file cannot be written; nothing is left half-written.
+    """
+    material = Material.of(
+        run, store=store, embedding=embedding, retrieval=retrieval, fit=fit, map=map, truth=truth, simulated=simulated
+    )
+    out = Path(out) if out is not None else material.run / "report.html"
+    if not out.absolute().parent.is_dir():
+        raise InputError(out, "cannot be written: its folder does not exist", "create the folder first")
+    name = material.run.absolute().name
+    made = datetime.now(UTC)
+    page = document(
+        f"fusion3d report: {name}",
+        f"Run {name}, reported on {made:%Y-%m-%d at %H:%M} UTC",
+        sections(material),
+        simulated=material.simulated,
+    )
+    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.draft")
+    try:
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, out)
+    except OSError as error:
+        raise InputError(out, f"could not be written ({error.strerror or error})", "free disk space or write elsewhere") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return out
+
+
+def sections(material: Material) -> list[Section]:
+    """All sections in their order; each stands alone, so that one damaged file costs one section."""
+    parts: list[tuple[str, str, Callable[[], str]]] = [
+        ("summary", "Summary", lambda: summary_section(material)),
+        ("inputs", "What went in", lambda: inputs_section(material.view)),
+        ("embedding", "Embedding", lambda: _embedding(material)),
+        ("retrieval", "Retrieval across sensors", lambda: _retrieval(material)),
+        ("losses", "Losses", lambda: losses_section(material.run, PRETRAIN)),
+        ("biomass", "Biomass map", lambda: _map(material)),
+        ("predictions", "Predicted against measured", lambda: _predictions(material)),
+        ("scene3d", "The place in 3D", lambda: scene_section(material.view, material.embedding)),
+        (
+            "environment",
+            "Environment and configuration",
+            lambda: environment_section(material.configuration_text, PRETRAIN),
+        ),
+    ]
+    return [Section(anchor, title, guarded(make)) for anchor, title, make in parts]
+
+
+def guarded(make: Callable[[], str]) -> str:
+    """The body of a section, or one line that says what is wrong with it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return make()
+    except Fusion3DError as error:
+        return damaged(error)
+    except Exception as error:  # damaged files make readers raise anything, and the other sections are still worth reading
+        reason = " ".join(str(error).split())[:160]
+        return damaged(f"Its files could not be read ({type(error).__name__}: {reason}).")
+
+
+def _embedding(material: Material) -> str:
+    if material.embedding is None:
+        return missing("There is no embedding map", EMBED)
+    return embedding_section(material.embedding, material.view)
+
+
+def _retrieval(material: Material) -> str:
+    if material.retrieval is None:
+        return missing("There are no figures of retrieval", EVALUATE)
+    return retrieval_tables(read_retrieval(material.retrieval))
+
+
+def _map(material: Material) -> str:
+    variable, truth = material.variable, material.map_truth
+    others = other_truth({name: path for name, path in material.truth.items() if path != truth})
+    if material.map is None:
+        return missing(f"There is no map of {variable}", MAP) + others
+    unit = material.scorecard.unit if material.scorecard is not None else ""
+    return map_section(material.map, truth, variable, unit) + others
+
+
+def _predictions(material: Material) -> str:
+    if material.fit is None:
+        return missing("Nothing was fitted to field plots", FIT)
+    return predictions_section(material.fit)

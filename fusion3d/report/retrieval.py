@@ -1,0 +1,113 @@
+"""Cross-sensor retrieval as tables: how often a column is found again by another sensor, against chance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from fusion3d.errors import InputError
+from fusion3d.evaluation.table import RECALLS, PairRetrieval, RetrievalReport
+from fusion3d.report.markup import Cell, sentence, table
+
+
+def read_retrieval(path: Path) -> RetrievalReport:
+    """Figures that `fusion3d evaluate --out` wrote.
+
+    Raises
+    ------
+    InputError
+        Not such a file, or a damaged one.
+    """
+    remedy = "make it again with `fusion3d evaluate RUN STORE --out retrieval.json`"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        pairs = tuple(
+            PairRetrieval(
+                str(item["query"]),
+                str(item["gallery"]),
+                int(item["candidates"]),
+                {k: float(item["recall"][str(k)]) for k in RECALLS},
+                {k: float(item["chance"][str(k)]) for k in RECALLS},
+                float(item["median_rank"]),
+            )
+            for item in raw["pairs"]
+        )
+        return RetrievalReport(
+            str(raw["checkpoint"]),
+            str(raw["store"]),
+            int(raw["steps"]),
+            bool(raw["untrained"]),
+            int(raw["held_out"]),
+            int(raw["max_columns"]),
+            int(raw["seed"]),
+            float(raw["hit_radius"]),
+            pairs,
+            tuple(str(item) for item in raw.get("left_out", ())),
+        )
+    except OSError as error:
+        raise InputError(path, error.strerror or "cannot be read", remedy) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(path, f"damaged figures of retrieval ({type(error).__name__}: {reason})", remedy) from None
+
+
+def above_chance(recall: float, chance: float) -> float:
+    """0 at chance or below, 1 when every column is found."""
+    return max(0.0, (recall - chance) / (1 - chance)) if chance < 1 else 0.0
+
+
+def mean_recall(report: RetrievalReport, k: int) -> tuple[float, float]:
+    """Mean over the ordered pairs of recall at k, and of its chance."""
+    return fmean(pair.recall[k] for pair in report.pairs), fmean(pair.chance[k] for pair in report.pairs)
+
+
+def retrieval_tables(report: RetrievalReport) -> str:
+    weights = "random weights" if report.untrained else f"{report.steps} steps of training"
+    found = f" A column within {report.hit_radius:g} m counts as found." if report.hit_radius > 0 else ""
+    intro = (
+        f"For a column that one sensor saw (query), all held-out columns that another sensor saw (gallery, N of them) are sorted "
+        f"by how alike their embeddings are. R@k is the share of queries whose own column is among the first k. "
+        f"{report.held_out} columns were held out; {weights}.{found} The darker a cell, the further it lies above chance."
+    )
+    body = sentence(intro)
+    sensors = sorted({name for pair in report.pairs for name in (pair.query, pair.gallery)})
+    if len(sensors) > 2:
+        body += _matrix(report.pairs, sensors)
+    body += _by_pair(report.pairs) if report.pairs else sentence("No two sensors share enough held-out columns.")
+    return body + "".join(sentence(f"Left out: {reason}", "note") for reason in report.left_out)
+
+
+def _matrix(pairs: Sequence[PairRetrieval], sensors: Sequence[str]) -> str:
+    k = RECALLS[-1]
+    known = {(pair.query, pair.gallery): pair for pair in pairs}
+    rows: list[list[str | Cell]] = []
+    for query in sensors:
+        row: list[str | Cell] = [query]
+        for gallery in sensors:
+            pair = known.get((query, gallery))
+            row.append("–" if pair is None else _recall(pair, k))
+        rows.append(row)
+    caption = f"R@{k}, chance in brackets: query by row, gallery by column"
+    return table(["query \\ gallery", *sensors], rows, caption=caption)
+
+
+def _by_pair(pairs: Sequence[PairRetrieval]) -> str:
+    rows: list[list[str | Cell]] = [
+        [
+            pair.query,
+            pair.gallery,
+            str(pair.candidates),
+            *(_recall(pair, k) for k in RECALLS),
+            Cell(f"{pair.median_rank:g}", f"({(pair.candidates + 1) / 2:g})"),
+        ]
+        for pair in pairs
+    ]
+    header = ["query", "gallery", "N", *(f"R@{k} (chance)" for k in RECALLS), "median rank (chance)"]
+    return table(header, rows, left=2, caption="Retrieval for every ordered pair of sensors")
+
+
+def _recall(pair: PairRetrieval, k: int) -> Cell:
+    recall, chance = pair.recall[k], pair.chance[k]
+    return Cell(f"{100 * recall:.1f} %", f"({100 * chance:.1f} %)", above_chance(recall, chance))
