@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import uuid
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ def write_points(
     crs: CRS | str | None,
     scale: float = 0.001,
     offsets: tuple[float, float, float] | None = None,
+    created: datetime.date | None = None,
+    adjusted_gps_time: bool = False,
 ) -> Path:
     """Write a LAZ 1.4 file (LAS when `path` ends in .las), under a temporary name first.
 
@@ -45,6 +48,8 @@ def write_points(
     crs : written as WKT; None writes none
     scale : CRS units of one step of the stored integers
     offsets : of x, y and z; by default the whole numbers below the least coordinates
+    created : date for the header; None for today
+    adjusted_gps_time : gps_time counts GPS seconds less 10^9 (LAS 1.4, "adjusted standard GPS time"), not seconds of the week
 
     Raises
     ------
@@ -60,6 +65,10 @@ def write_points(
         offsets = tuple(float(np.floor(values.min())) if len(values) else 0.0 for values in xyz)  # type: ignore[assignment]
     raw = [_scaled(target, axis, values, scale, offset) for axis, values, offset in zip("xyz", xyz, offsets or (), strict=True)]
     las = _las(target, raw, given, scale, offsets or (0.0, 0.0, 0.0), None if crs is None else parse_crs(crs))
+    if created is not None:
+        las.header.creation_date = created
+    if adjusted_gps_time:
+        las.header.global_encoding.gps_time_type = laspy.header.GpsTimeType.STANDARD
     _write(target, las)
     return target
 

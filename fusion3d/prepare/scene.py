@@ -88,6 +88,7 @@ class Scene:
     block : columns
     bounds : xmin, ymin, xmax, ymax in the grid's CRS; None covers every point cloud, else every raster,
         else GEDI
+    simulated : no real ground: the store and every report of it say so
     """
 
     als: AlsSource | None = None
@@ -98,6 +99,7 @@ class Scene:
     voxel: float = 0.5
     block: int = 64
     bounds: tuple[float, float, float, float] | None = None
+    simulated: bool = False
 
     def __post_init__(self) -> None:
         reserved = {"als", "gedi"} & set(self.rasters)
@@ -198,6 +200,7 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, tuple) and len(value) == 4 and all(map(_is_number, value)),
     ),
     "normalized": ("true or false", lambda value: isinstance(value, bool)),
+    "simulated": ("true or false", lambda value: isinstance(value, bool)),
     "crs": ("a CRS such as EPSG:2154", lambda value: isinstance(value, str) or type(value) is int),
     "kind": (f"one of {', '.join(RASTER_KINDS)}", lambda value: isinstance(value, str)),
     "bands": ("a path, or the name of a known sensor", lambda value: isinstance(value, str)),

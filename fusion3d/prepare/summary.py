@@ -41,6 +41,8 @@ def content_lines(attributes: StoreAttributes) -> list[str]:
         f"blocks of {grid.block} columns",
         f"         x {xmin:.2f} to {xmax:.2f}, y {ymin:.2f} to {ymax:.2f}",
     ]
+    if attributes.simulated:
+        lines.insert(0, "simulated data: figures from it show that a mechanism works, not how useful it is on real ground")
     als = attributes.als
     if als is not None:
         density = als.points / (grid.rows * grid.cols * grid.column**2)

@@ -115,6 +115,11 @@ class StoreAttributes:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     configuration_hash: str = ""
 
+    @property
+    def simulated(self) -> bool:
+        """The sources are no real ground."""
+        return bool(self.configuration.get("simulated", False))
+
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import laspy
 import numpy as np
 import pytest
@@ -118,3 +120,14 @@ def test_written_file_has_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "any").touch()
     path = write_points(tmp_path / "out.laz", *cloud(2), crs=None)
     assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_header_states_the_date_and_the_kind_of_gps_time(tmp_path):
+    times = np.array([3.5e8, 3.5e8 + 1])
+    path = write_points(tmp_path / "a.laz", [1, 2], [1, 2], [1, 2], {"gps_time": times}, crs="EPSG:2154",
+                        created=datetime.date(2023, 7, 19), adjusted_gps_time=True)  # fmt: skip
+    with laspy.open(path) as file:
+        assert file.header.creation_date == datetime.date(2023, 7, 19)
+        assert file.header.global_encoding.gps_time_type == laspy.header.GpsTimeType.STANDARD
+        assert file.header.global_encoding.wkt
+        assert np.array_equal(file.read().gps_time, times)

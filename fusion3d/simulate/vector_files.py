@@ -1,0 +1,118 @@
+"""GeoPackage and GeoJSON files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import pyogrio.raw
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS, Transformer
+
+from fusion3d.errors import InputError
+
+Float64 = npt.NDArray[np.float64]
+
+_FREE_SPACE = "free disk space or give another folder; nothing was left under this name"
+_DECIMALS = 8
+"""Of degrees in GeoJSON: about a millimetre."""
+
+
+class PointsFile:
+    """A GeoPackage with one layer of points that is appended to and appears under its name when it is complete.
+
+    Parameters
+    ----------
+    path : final name; the layer is called by its stem
+    crs : of the points
+    day : the date that the file says it was changed, so that the same points give the same file
+    """
+
+    def __init__(self, path: Path, crs: CRS, day: date) -> None:
+        self.path = path
+        self._crs = crs.to_wkt("WKT2_2019") if crs.to_epsg() is None else f"EPSG:{crs.to_epsg()}"
+        self._day = f"{day.isoformat()}T00:00:00.000Z"
+        self._draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.gpkg")
+
+    def append(self, x: Float64, y: Float64, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write points [N] with their columns [N]; the first call, of no points perhaps, decides the columns.
+
+        Raises
+        ------
+        InputError
+            The disk is full or the folder cannot be written.
+        """
+        begun = self._draft.exists()
+        if begun and not len(x):
+            return
+        try:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": self._day})
+            pyogrio.raw.write(
+                self._draft, geometry=shapely.to_wkb(shapely.points(x, y)), field_data=list(columns.values()),
+                fields=list(columns), layer=self.path.stem, driver="GPKG", geometry_type="Point", crs=self._crs, append=begun,
+            )  # fmt: skip
+        except (OSError, DataSourceError, DataLayerError, RuntimeError) as error:
+            raise self._failed(error) from None
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+
+    def close(self) -> Path:
+        """Give the file its name."""
+        try:
+            os.replace(self._draft, self.path)
+        except OSError as error:
+            raise self._failed(error) from None
+        finally:
+            self.discard()
+        return self.path
+
+    def discard(self) -> None:
+        """Drop what has been written."""
+        for leftover in self._draft.parent.glob(f"{self._draft.name}*"):
+            leftover.unlink(missing_ok=True)
+
+    def _failed(self, error: BaseException) -> InputError:
+        return InputError(self.path, f"could not be written ({' '.join(str(error).split())[:160]})", _FREE_SPACE)
+
+
+def write_geojson(path: Path, features: Iterable[tuple[shapely.Geometry, Mapping[str, Any]]], crs: CRS) -> Path:
+    """Write a FeatureCollection as RFC 7946 wants it: longitude and latitude on WGS 84, outer rings counter-clockwise.
+
+    Parameters
+    ----------
+    features : geometries in `crs` and their properties
+
+    Raises
+    ------
+    InputError
+        The disk is full or the folder cannot be written.
+    """
+    transformer = Transformer.from_crs(crs, 4326, always_xy=True)
+
+    def degrees(points: Float64) -> Float64:
+        return np.round(np.column_stack(transformer.transform(points[:, 0], points[:, 1])), _DECIMALS)
+
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with draft.open("w") as file:
+            file.write('{"type": "FeatureCollection", "features": [')
+            for number, (geometry, properties) in enumerate(features):
+                placed = shapely.orient_polygons(shapely.transform(geometry, degrees))
+                feature = {"type": "Feature", "properties": dict(properties), "geometry": json.loads(shapely.to_geojson(placed))}
+                file.write((",\n" if number else "\n") + json.dumps(feature))
+            file.write("\n]}\n")
+        os.replace(draft, path)
+    except OSError as error:
+        raise InputError(path, f"could not be written ({error.strerror or error})", _FREE_SPACE) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
