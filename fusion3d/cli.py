@@ -33,6 +33,66 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
+simulator = typer.Typer(no_args_is_help=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(simulator, name="simulate")
+
+
+@simulator.callback(invoke_without_command=True)
+def simulate(
+    context: typer.Context,
+    target: Annotated[Path | None, typer.Option("--out", help="Folder of the scene.")] = None,
+    size: Annotated[int, typer.Option(help="Side of the scene, metres; a multiple of 50.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Scenes of other seeds have nothing in common.")] = 0,
+    year: Annotated[int, typer.Option(help="1, or 2: the same place five years later, with a change map.")] = 1,
+    density: Annotated[float, typer.Option(help="Pulses of the aerial LiDAR, per m2.")] = 8.0,
+    passes: Annotated[int, typer.Option(help="Passes of GEDI over the scene.")] = 4,
+    plots: Annotated[int, typer.Option(help="Field plots, per km2.")] = 60,
+    ortho_pixel: Annotated[float, typer.Option(help="Of the orthoimage, metres: 0.1, 0.2 or 0.4.")] = 0.2,
+    sensors: Annotated[str | None, typer.Option(help="Of als,ortho,hsi,s2,s1,gedi [default: all].")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a simulated scene that is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """A scene with known truth, in the real formats: it proves mechanisms, not usefulness."""
+    if context.invoked_subcommand is not None:
+        return
+    if target is None:
+        raise ConfigError("say where to write the scene: fusion3d simulate --out DIR")
+    from fusion3d.simulate.model import Site
+    from fusion3d.simulate.scene import SENSORS, SceneOptions
+    from fusion3d.simulate.scene import simulate as run
+
+    options = SceneOptions(density, passes, plots, ortho_pixel, tuple(_names(sensors) or SENSORS))
+    out.print(str(run(Site(size, seed, year), target, options, overwrite=overwrite, quiet=quiet)), markup=False)
+
+
+@simulator.command("gedi")
+def simulate_gedi(
+    source: Annotated[list[str], typer.Option("--from", help="LAS, LAZ or COPC tiles.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for the L1B and L2A files.")],
+    more: Annotated[list[str] | None, typer.Argument(help="More tiles, as `--from als/*.laz` gives them.")] = None,
+    spacing: Annotated[float, typer.Option(help="Metres between the footprints of a regular grid.")] = 60.0,
+    positions: Annotated[
+        Path | None, typer.Option(help="Footprint centres instead of a grid: CSV with x,y or lon,lat, or a vector layer.")
+    ] = None,
+    beam: Annotated[str, typer.Option(help="Beam whose power and noise to simulate.")] = "BEAM0101",
+    weighting: Annotated[str, typer.Option(help="Weight of a return: fraction of its pulse, count or intensity.")] = "fraction",
+    geoid: Annotated[float, typer.Option(help="Metres to add to the tiles' heights to make them ellipsoidal.")] = 0.0,
+    crs: Annotated[str | None, typer.Option(help="CRS of tiles that state none.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """GEDI footprints simulated over your own aerial LiDAR (Hancock et al. 2019)."""
+    from fusion3d.prepare.scene import POINT_SUFFIXES, expand
+    from fusion3d.simulate.gedi_from_als import simulate_over_als
+
+    tiles = expand([*source, *(more or [])], POINT_SUFFIXES)
+    result = simulate_over_als(
+        tiles, target, spacing=spacing, positions=positions, seed=seed, beam=beam, weighting=weighting, geoid=geoid, crs=crs,
+        quiet=quiet,
+    )  # fmt: skip
+    out.print(str(result), markup=False)
+
+
 @app.command()
 def prepare(
     inputs: Annotated[
@@ -115,6 +175,10 @@ def prepare(
         raise typer.Exit(1)
 
 
+def _names(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
 def _name_and_path(text: str, option: str) -> tuple[str, str]:
     name, separator, path = text.partition("=")
     if not (separator and name and path):
@@ -177,7 +241,7 @@ def embed(
     """Wall-to-wall map of embeddings, one per column, from any subset of the sensors."""
     from fusion3d.mapping.embed import embed as run
 
-    chosen = [name.strip() for name in sensors.split(",") if name.strip()] if sensors else None
+    chosen = _names(sensors)
     extra = {} if tile is None else {"tile": tile}
     if picture is not None and not any(path.suffix.lower() in (".tif", ".tiff") for path in target):
         raise ConfigError("--picture is drawn from a COG: give --out a .tif too")
@@ -211,6 +275,62 @@ def evaluate(
     if target is not None:
         report.write(target)
         out.print(f"figures: {target}", markup=False)
+
+
+@app.command()
+def fit(
+    embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif).")],
+    labels: Annotated[Path, typer.Option(help="Field plots: GeoPackage, GeoJSON, Shapefile or CSV; discs or polygons.")],
+    variable: Annotated[str, typer.Option("--target", help="Column of the plots to predict.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for model, scores and held-out predictions.")],
+    task: Annotated[str, typer.Option(help="What kind of variable: biomass (continuous, not negative).")] = "biomass",
+    unit: Annotated[str | None, typer.Option(help="Unit of the target, such as Mg/ha.")] = None,
+    radius: Annotated[float | None, typer.Option(help="Of plots that are points without a `radius` column, metres.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of a file that has several.")] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of a CSV's coordinates.")] = None,
+    stratum: Annotated[str | None, typer.Option(help="Column of the plots to score separately by.")] = None,
+    transform: Annotated[str, typer.Option(help="none, sqrt or log1p; what comes back is corrected for bias.")] = "none",
+    scheme: Annotated[str, typer.Option(help="What is held out: blocks of ground, or random plots (too hopeful).")] = "blocks",
+    block: Annotated[float | None, typer.Option(help="Side of the blocks, metres [default: from the plots].")] = None,
+    folds: Annotated[int, typer.Option(help="Shares that are held out in turn.")] = 5,
+    baseline: Annotated[Path | None, typer.Option(help="Raster to compare with, such as canopy height.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the blocks and the bootstrap.")] = 0,
+) -> None:
+    """A linear model on frozen embeddings from field plots, scored on blocks of ground that it never saw."""
+    from fusion3d.tasks.fit import fit as run
+
+    result = run(
+        embedding, labels, variable, target, task=task, unit=unit, radius=radius, layer=layer, crs=crs, stratum=stratum,
+        transform=transform, scheme=scheme, block=block, folds=folds, baseline=baseline, seed=seed,
+    )  # fmt: skip
+    out.print(str(result), markup=False)
+
+
+@app.command("map")
+def map_(
+    model: Annotated[Path, typer.Argument(help="Folder of `fusion3d fit`.")],
+    embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif).")],
+    target: Annotated[Path, typer.Option("--out", help="Map to write, a COG (.tif).")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Wall-to-wall map of a variable from its model and a map of embeddings."""
+    from fusion3d.mapping.predict import predict
+
+    out.print(str(predict(model, embedding, target, progress=not quiet)), markup=False)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder of `fusion3d pretrain`.")],
+    target: Annotated[Path | None, typer.Option("--out", help="HTML file [default: report.html in the run folder].")] = None,
+    store: Annotated[Path | None, typer.Option(help="Column store [default: the one of the run].")] = None,
+    truth: Annotated[list[str] | None, typer.Option(help="Raster of what is known, NAME=PATH, such as agb=truth.tif.")] = None,
+) -> None:
+    """One HTML file of a run: what went in, embedding, retrieval, losses, biomass map, a 3D picture and the configuration."""
+    from fusion3d.report.page import write_report
+
+    known = dict(_name_and_path(text, "--truth") for text in truth or [])
+    out.print(f"report: {write_report(run, target, store=store, truth=known or None)}", markup=False)
 
 
 def main() -> None:

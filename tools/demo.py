@@ -1,16 +1,16 @@
-"""The whole way on real sample files: prepare, pretrain, embed, evaluate, and a picture to look at."""
+"""The whole way on a simulated scene with known truth: from raw files to a biomass map and a report to look at."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-DATA = Path(os.environ.get("FUSION3D_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+CONFIG = Path(__file__).parents[1] / "configs" / "pretrain_demo.yaml"
 
 
 def run(*words: str | Path) -> None:
@@ -26,45 +26,30 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), help="folder for the results; an earlier demo there is replaced"
     )
-    parser.add_argument("--steps", type=int, default=150, help="training steps")
+    parser.add_argument("--size", type=int, default=1000, help="side of the scene, metres")
+    parser.add_argument("--steps", type=int, default=None, help="training steps [default: the configuration's]")
     options = parser.parse_args()
-    tiles = DATA / "ign_lidarhd_fr"
-    if not tiles.is_dir():
-        sys.exit(f"demo: no sample files in {tiles}: set FUSION3D_TEST_DATA to the folder that holds ign_lidarhd_fr")
+    began = time.monotonic()
     out: Path = options.out
-    if (out / "demo.zarr").exists() or (out / "run").exists():
-        for name in ("demo.zarr", "run"):
-            shutil.rmtree(out / name, ignore_errors=True)
+    scene, store, trained = out / "scene", out / "scene.zarr", out / "run"
+    for made in (scene, store, trained):
+        if made.exists():
+            shutil.rmtree(made)
     out.mkdir(parents=True, exist_ok=True)
-    store, trained = out / "demo.zarr", out / "run"
-    config = Path(__file__).parents[1] / "configs" / "pretrain_tiny.yaml"
-    run(
-        "prepare",
-        tiles / "laz",
-        "--raster",
-        f"ortho={tiles / 'test_data_rgb.tif'}",
-        "--raster",
-        f"irc={tiles / 'test_data_irc.tif'}",
-        "--column",
-        "2",
-        "--out",
-        store,
-    )
-    run("info", store)
-    run("pretrain", "--config", config, "--data.store", store, "--out", trained, "--trainer.max_steps", str(options.steps))
-    run(
-        "embed",
-        trained,
-        store,
-        "--out",
-        out / "embedding.tif",
-        "--out",
-        out / "embedding.parquet",
-        "--picture",
-        out / "embedding.png",
-    )
-    run("evaluate", trained, store, "--out", out / "retrieval.json")
-    print(f"\ndemo: look at {out / 'embedding.png'}; the map is {out / 'embedding.tif'}, the figures {out / 'retrieval.json'}")
+    steps = ("--trainer.max_steps", str(options.steps)) if options.steps else ()
+    embedding, biomass = trained / "embedding.tif", trained / "biomass"
+
+    run("simulate", "--out", scene, "--size", str(options.size), "--density", "4", "--ortho-pixel", "0.4")
+    run("prepare", scene / "scene.yaml", "--voxel", "1", "--out", store)
+    run("pretrain", "--config", CONFIG, "--data.store", store, "--out", trained, *steps)
+    run("evaluate", trained, store, "--out", trained / "retrieval.json")
+    run("embed", trained, store, "--out", embedding)
+    labels = ("--labels", scene / "labels" / "plots.gpkg", "--target", "agb", "--unit", "Mg/ha")
+    run("fit", "--task", "biomass", embedding, *labels, "--out", biomass)
+    run("map", biomass, embedding, "--out", trained / "agb.tif")
+    truth = ("--truth", f"agb={scene / 'truth' / 'agb.tif'}")
+    run("report", trained, *truth, "--out", out / "report.html")
+    print(f"\ndemo: {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report.html'} in a browser")
 
 
 if __name__ == "__main__":
