@@ -215,7 +215,7 @@ class CrossModalPretraining(LightningModule):
             value, _ = self.contrast(batch, item.pair, embedded, stream(*key, _COLUMNS, number))
             if value is not None:
                 loss = loss + item.weight * value
-                parts[f"contrast_{item.pair[0]}_{item.pair[1]}"] = value.detach()
+                parts[f"contrast_{item.pair[0]}-{item.pair[1]}"] = value.detach()
         weights = {
             name: sum(w for item in drawn for n, w in zip(item.pair, item.own_weight, strict=True) if n == name) for name in names
         }
@@ -259,7 +259,7 @@ class CrossModalPretraining(LightningModule):
         for pair in pairs:
             value, _ = self.contrast(batch, pair, embedded, stream(self.hparams["seed"], batch_idx, _COLUMNS))
             if value is not None:
-                values[f"val/contrast_{pair[0]}_{pair[1]}"] = value
+                values[f"val/contrast_{pair[0]}-{pair[1]}"] = value
         if values:
             mean = torch.stack(list(values.values())).mean()
             self.log_dict({**values, "val/loss": mean}, batch_size=batch.chips, on_epoch=True)

@@ -109,7 +109,8 @@ def losses_section(run: Path, command: str) -> str:
         "Each training value is the mean over the steps since the one before. Filled lines: columns trained on; open circles: "
         "columns held out. Contrast: cross-entropy of finding a column's own partner of the other sensor among the columns of a "
         "batch, nats. Retention: error of what an encoder tells of the part of its own input that was hidden (Huber "
-        "loss of the normalised signal, no unit)."
+        "loss of the normalised signal, no unit). The total of training counts a sampled pair as often as there are pairs, so "
+        "that its mean is the sum over all of them; that of held-out columns is the mean contrast of a pair."
     )
     terms = sorted({curve.term for curve in curves if _is_loss(curve)}, key=_order)
     by_name = {curve.name: curve for curve in curves}
@@ -130,9 +131,9 @@ def _is_loss(curve: Curve) -> bool:
 
 
 def _spoken(term: str) -> str:
-    """ "contrast_als_s2" as "contrast als – s2": names of sensors may hold underscores, so only a single one is taken apart."""
+    """ "contrast_als-s1_asc" as "contrast als – s1_asc": names of sensors hold underscores, but no hyphens."""
     kind, _, names = term.partition("_")
-    return f"{kind} {names.replace('_', ' – ') if names.count('_') == 1 else names}".strip()
+    return f"{kind} {names.replace('-', ' – ')}".strip()
 
 
 def _order(term: str) -> tuple[bool, str]:

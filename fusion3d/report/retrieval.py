@@ -9,7 +9,7 @@ from statistics import fmean
 
 from fusion3d.errors import InputError
 from fusion3d.evaluation.table import RECALLS, PairRetrieval, RetrievalReport
-from fusion3d.report.markup import Cell, sentence, table
+from fusion3d.report.markup import Cell, folded, sentence, table
 
 
 def read_retrieval(path: Path) -> RetrievalReport:
@@ -53,6 +53,10 @@ def read_retrieval(path: Path) -> RetrievalReport:
         raise InputError(path, f"damaged figures of retrieval ({type(error).__name__}: {reason})", remedy) from None
 
 
+_LISTED = 12
+"""Ordered pairs that are listed in full; more of them are folded under the matrix."""
+
+
 def above_chance(recall: float, chance: float) -> float:
     """0 at chance or below, 1 when every column is found."""
     return max(0.0, (recall - chance) / (1 - chance)) if chance < 1 else 0.0
@@ -75,7 +79,14 @@ def retrieval_tables(report: RetrievalReport) -> str:
     sensors = sorted({name for pair in report.pairs for name in (pair.query, pair.gallery)})
     if len(sensors) > 2:
         body += _matrix(report.pairs, sensors)
-    body += _by_pair(report.pairs) if report.pairs else sentence("No two sensors share enough held-out columns.")
+    if not report.pairs:
+        body += sentence("No two sensors share enough held-out columns.")
+    elif len(report.pairs) > _LISTED:
+        body += folded(
+            f"R@{', R@'.join(map(str, RECALLS))} and median rank of all {len(report.pairs)} ordered pairs", _by_pair(report.pairs)
+        )
+    else:
+        body += _by_pair(report.pairs)
     return body + "".join(sentence(f"Left out: {reason}", "note") for reason in report.left_out)
 
 

@@ -28,10 +28,11 @@ VISIBILITY = (
     Visibility("canopy_height", "greatest height of the crowns above ground, m", ("als", "gedi", "ortho")),
     Visibility("canopy_cover", "share of the ground under crowns higher than 2 m", ("als", "hsi", "ortho", "s2")),
     Visibility("agb", "above-ground dry biomass, Mg/ha", ("als", "gedi", "s1")),
-    Visibility("species", "tree species", ("hsi", "ortho", "s2")),
+    Visibility("species", "tree species", ("als", "hsi", "ortho", "s2")),
     Visibility("land_cover", "what the ground is used for", ("als", "hsi", "ortho", "s1", "s2")),
 )
-"""By construction of the scene. A private variable is one with a single sensor."""
+"""By construction of the scene. A private variable is one with a single sensor. The understorey enters GEDI's waveforms too, but
+their pulse is 2.3 m long and the ground under a footprint is not flat: what returns from it merges with the ground's return."""
 
 
 def guide(site: Site, sensors: Sequence[str]) -> str:
@@ -58,6 +59,8 @@ Heights are above sea level; GEDI's are above the ellipsoid, {GEOID:g} m more. `
 | truth | what it is | sensors |
 |---|---|---|
 {rows}
+
+GEDI's pulse is 2.3 m long: the understorey enters its waveforms, but merges with the return of the ground.
 
 The rest is noise of the sensors. No variable is a copy of another, and a private one cannot be predicted from other sensors.
 """

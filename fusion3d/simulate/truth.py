@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from fusion3d.simulate.biomass_raster import spread_biomass
 from fusion3d.simulate.landscape import Landscape
-from fusion3d.simulate.model import FIELDS, SPECIES, Box, Cover, Land, Site, Surface, Tile
+from fusion3d.simulate.model import FIELDS, SPECIES, Box, Cover, Land, Site, Tile
 from fusion3d.simulate.raster_set import MapLayer, RasterSet, make_folder
 from fusion3d.simulate.trees import LARGEST_CROWN
 from fusion3d.simulate.vector_files import PointsFile
@@ -23,6 +24,7 @@ COARSE = 10.0
 """Metres: the side of a column."""
 _FIELD_SAMPLE = 2.0
 _COVER_FROM = 2.0
+_CANOPY_CELL = 0.5
 _GROWN_BY = 1.0
 _UNITS = {
     "understorey": "m2/m2", "litter_1064": "", "lignin": "", "mowing_day": "day of year", "soil_moisture": "m3/m3",
@@ -39,7 +41,7 @@ _MEANINGFUL = {
 LAYERS = (
     MapLayer("agb", COARSE, "float32", "Mg/ha",
              "above-ground dry biomass of trees; that of each tree lies evenly over its crown's projection, so totals are kept"),
-    MapLayer("canopy_height", 1.0, "float32", "m", "greatest height of crowns above the ground of the cell; roofs left out"),
+    MapLayer("canopy_height", 1.0, "float32", "m", "greatest height of crowns above the ground under them; roofs left out"),
     MapLayer("terrain", 1.0, "float32", "m", "height of the ground above sea level; of the water on rivers"),
     MapLayer("canopy_cover", COARSE, "float32", "", "share of the area under crowns higher than 2 m"),
     MapLayer("land_cover", 1.0, "uint8", "", "; ".join(f"{cover.value} {cover.name.lower()}" for cover in Cover)),
@@ -87,17 +89,22 @@ class TruthWriter:
         core, trees, fine = tile.core, tile.trees, tile.surface(1.0, 0.0)
         kilograms = spread_biomass(trees, core, COARSE)
         self._maps.put("agb", core, (kilograms / 1000.0 / (COARSE**2 / 1e4)).astype(np.float32))
-        self._maps.put("canopy_height", core, fine.canopy)
+        crowns = Crowns.of(tile)
+        height, crown = crowns.highest()
+        self._maps.put("canopy_height", core, height)
         self._maps.put("terrain", core, fine.ground)
-        self._maps.put("canopy_cover", core, _block_mean((fine.canopy > _COVER_FROM).astype(np.float32)))
+        self._maps.put(
+            "canopy_cover", core, _block_mean((crowns.canopy > _COVER_FROM).astype(np.float32), round(COARSE / _CANOPY_CELL))
+        )
         self._maps.put("land_cover", core, fine.cover)
         species = np.append(trees.species + 1, 0).astype(np.uint8)
-        self._maps.put("species", core, species[fine.crown])
+        self._maps.put("species", core, species[crown])
         for name in FIELDS:
             self._maps.put(name, core, coarse_field(tile.land, core, name))
         if self._before is not None:
             earlier = Tile(self._before.site, self._before, core, self.margin)
-            self._maps.put("change", core, changes(earlier.surface(1.0, 0.0), fine))
+            grown = height - Crowns.of(earlier).highest()[0] > _GROWN_BY
+            self._maps.put("change", core, changes(earlier.surface(1.0, 0.0).cover, fine.cover, grown))
         own = trees.take(core.contains(trees.x, trees.y))
         names = np.array([species.name for species in SPECIES], object)
         shapes = np.array([species.crown for species in SPECIES], object)
@@ -128,6 +135,38 @@ class TruthWriter:
         self._trees.discard()
 
 
+@dataclass(frozen=True)
+class Crowns:
+    """Crowns on cells of half a metre over a tile's core: the highest of a cell of 1 m often lies off its centre.
+
+    Attributes
+    ----------
+    canopy : [2 R, 2 C] metres above ground; crown : [2 R, 2 C] index of the tree, -1 without
+    """
+
+    canopy: npt.NDArray[np.float32]
+    crown: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, tile: Tile) -> Crowns:
+        surface, edge = tile.surface(_CANOPY_CELL), round(tile.margin / _CANOPY_CELL)
+        rows, cols = (slice(edge, size - edge) for size in surface.canopy.shape)
+        return cls(surface.canopy[rows, cols], surface.crown[rows, cols])
+
+    def highest(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """[R, C] height of the highest crown of a cell of 1 m, and its tree."""
+        canopy, crown = _by_cell(self.canopy), _by_cell(self.crown)
+        which = canopy.argmax(axis=2)[..., None]
+        return np.take_along_axis(canopy, which, 2)[..., 0], np.take_along_axis(crown, which, 2)[..., 0]
+
+
+def _by_cell(values: npt.NDArray) -> npt.NDArray:
+    """[R, C, n] cells of half a metre by cell of 1 m."""
+    side = round(1.0 / _CANOPY_CELL)
+    rows, cols = (size // side for size in values.shape)
+    return values.reshape(rows, side, cols, side).transpose(0, 2, 1, 3).reshape(rows, cols, side * side)
+
+
 def coarse_field(land: Land, core: Box, name: str) -> npt.NDArray[np.float32]:
     """Mean of a field of the scene over cells of 10 m, of samples 2 m apart; NaN where it means nothing in all of a cell.
 
@@ -145,15 +184,14 @@ def coarse_field(land: Land, core: Box, name: str) -> npt.NDArray[np.float32]:
     return (np.degrees(axis) / 2.0 % 180.0).astype(np.float32)
 
 
-def changes(before: Surface, after: Surface) -> npt.NDArray[np.uint8]:
-    """[R, C] what happened between two years, coded as in `CHANGE`."""
-    built = (after.cover == Cover.BUILDING) & (before.cover != Cover.BUILDING)
-    cut = (after.cover == Cover.CLEARCUT) & (before.cover != Cover.CLEARCUT)
-    grown = after.canopy - before.canopy > _GROWN_BY
+def changes(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], grown: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """[R, C] what happened between two years, coded as in `CHANGE`, from both land covers and where the canopy has grown."""
+    built = (after == Cover.BUILDING) & (before != Cover.BUILDING)
+    cut = (after == Cover.CLEARCUT) & (before != Cover.CLEARCUT)
     return np.select([built, cut, grown], [2, 1, 3], 0).astype(np.uint8)
 
 
-def _block_mean(values: npt.NDArray[np.floating], factor: int = round(COARSE)) -> npt.NDArray[np.floating]:
+def _block_mean(values: npt.NDArray[np.floating], factor: int) -> npt.NDArray[np.floating]:
     """Mean of the known values in blocks of cells; NaN without any."""
     rows, cols = (size // factor for size in values.shape)
     with warnings.catch_warnings():

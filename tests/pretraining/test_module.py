@@ -38,7 +38,7 @@ def test_gradient_reaches_every_parameter_when_all_pairs_are_drawn(store, target
     missing = [name for name, parameter in module.named_parameters() if parameter.grad is None]
     assert not missing
     assert set(parts) == {
-        *(f"contrast_{a}_{b}" for i, a in enumerate(SENSORS) for b in SENSORS[i + 1 :]),
+        *(f"contrast_{a}-{b}" for i, a in enumerate(SENSORS) for b in SENSORS[i + 1 :]),
         *(f"retention_{s}" for s in SENSORS),
     }
 
@@ -72,7 +72,7 @@ def test_batch_without_some_sensors_is_contrasted_on_the_others(store):
     module = model()
     batch = read_chips(store, [(6, 8)], 8, ["als", "s2"])
     _, parts = total(module, batch, 6)
-    assert set(parts) == {"contrast_als_s2", "retention_als", "retention_s2"}
+    assert set(parts) == {"contrast_als-s2", "retention_als", "retention_s2"}
 
 
 def test_batch_in_which_nothing_meets_is_a_step_of_loss_zero(store):

@@ -18,7 +18,7 @@ from fusion3d.tasks.scores import score
 from tests.data.scene import canopy, write_scene
 
 _HEADER = (
-    "step,train/contrast_als_s2,train/learning_rate,train/loss,train/retention_als,train/temperature,val/contrast_als_s2,val/loss"
+    "step,train/contrast_als-s2,train/learning_rate,train/loss,train/retention_als,train/temperature,val/contrast_als-s2,val/loss"
 )
 METRICS = f"""{_HEADER}
 0,5.5,0.001,6.5,1.0,0.07,,

@@ -17,7 +17,7 @@ def test_each_term_keeps_its_own_steps(tmp_path):
     log(tmp_path, 0, METRICS)
     curves = {curve.name: curve for curve in read_losses(tmp_path)}
     assert curves["train/loss"] == Curve("train/loss", (0, 1, 2, 3), (6.5, 5.25, 4.0, 2.75))
-    assert curves["val/contrast_als_s2"] == Curve("val/contrast_als_s2", (1, 3), (5.0, 4.0))
+    assert curves["val/contrast_als-s2"] == Curve("val/contrast_als-s2", (1, 3), (5.0, 4.0))
     assert "step" not in curves
     assert last_step(list(curves.values())) == 4
 
@@ -55,13 +55,13 @@ def test_damaged_log_is_named(tmp_path, text):
 
 
 def test_one_logged_step_and_values_that_are_no_number_are_drawn(tmp_path):
-    log(tmp_path, 0, "step,train/loss,train/contrast_als_tall_one\n9,nan,3.0\n")
+    log(tmp_path, 0, "step,train/loss,train/contrast_als-tall_one\n9,nan,3.0\n")
     body = losses_section(tmp_path, "")
-    assert "contrast als_tall_one" in body
+    assert "contrast als – tall_one" in body
     assert "data:image/png" in body
 
 
 def test_many_pairs_are_told_apart(tmp_path):
-    names = [f"train/contrast_a_{number}" for number in range(30)]
+    names = [f"train/contrast_a-{number}" for number in range(30)]
     log(tmp_path, 0, ",".join(["step", *names]) + "\n" + "\n".join(f"{step}" + ",1.5" * 30 for step in range(2)) + "\n")
     assert losses_section(tmp_path, "").count("<tr>") == 31
