@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench gate sanitize format clean
+.PHONY: demo test lint bench gate sanitize browser format clean
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py --out demo
@@ -26,6 +26,11 @@ gate: $(STAMP)
 
 sanitize: $(STAMP)
 	cuda_ext/sanitize.sh
+
+# Headless Chromium opens the report in a test; without it that test is skipped.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	  echo "no Chromium: the test that opens a report in it will be skipped"
 
 format: $(STAMP)
 	$(BIN)/ruff format .

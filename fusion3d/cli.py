@@ -333,6 +333,15 @@ def report(
     out.print(f"report: {write_report(run, target, store=store, truth=known or None)}", markup=False)
 
 
+@app.command()
+def doctor() -> None:
+    """Which operators are compiled, which run on plain torch, why, and what to install."""
+    from fusion3d.ops.native import report as lines
+
+    for line in lines():
+        out.print(line, markup=False)
+
+
 def main() -> None:
     """Entry point: errors that a user can act on are one line and exit status 2."""
     try:

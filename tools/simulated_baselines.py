@@ -33,7 +33,7 @@ CEILING = 0.95
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 CLASSES = ("land_cover", "species")
 OF_FOREST = ("agb", "canopy_height", "canopy_cover", "species")
-COLUMNS = 4000
+COLUMNS = 2500
 
 
 def als_features(store: Store) -> np.ndarray:
@@ -154,7 +154,7 @@ def score(name: str, features: np.ndarray, target: np.ndarray, x: np.ndarray, y:
         return None
     features = np.nan_to_num(np.where(np.isfinite(features), features, np.nanmedian(features, axis=0)))
     folds = list(GroupKFold(5).split(features, target, groups))
-    forest = {"n_estimators": 60, "max_features": 0.2, "min_samples_leaf": 2, "n_jobs": 2, "random_state": 0}
+    forest = {"n_estimators": 40, "max_features": 0.2, "min_samples_leaf": 2, "n_jobs": 2, "random_state": 0}
     if name in CLASSES:
         return _held_out(RandomForestClassifier(**forest), features, target, folds, accuracy_score)
     ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 8)))
