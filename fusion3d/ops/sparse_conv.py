@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fusion3d.errors import ConfigError
-from fusion3d.ops.csr import accumulation_dtype, check_float, check_index, check_same
+from fusion3d.ops import native
+from fusion3d.ops.csr import accumulation_dtype, check_float, check_index, check_int64, check_same
 from fusion3d.ops.kernel_map import KernelMap
 
 
@@ -52,7 +53,8 @@ def sparse_conv(
     if weight.shape[:2] != (kernel_map.elements, features.shape[1]):
         expected = f"[{kernel_map.elements}, {features.shape[1]}, C_out]"
         raise ConfigError(f"weight must have shape {expected} for this kernel map and features, not {tuple(weight.shape)}")
-    result = _sparse_conv(features, weight, kernel_map.in_rows, kernel_map.out_rows, kernel_map.offsets, kernel_map.outputs)
+    rows = kernel_map.in_rows, kernel_map.out_rows, kernel_map.offsets
+    result = native.run(_sparse_conv, features, weight, *rows, kernel_map.outputs)
     return result if bias is None else result + bias
 
 
@@ -60,8 +62,7 @@ def sparse_conv_reference(
     features: Tensor, weight: Tensor, in_rows: Tensor, out_rows: Tensor, offsets: Tensor, outputs: int
 ) -> Tensor:
     """Sum over the kernel's elements; an output voxel occurs at most once in each, so every sum has a fixed order."""
-    check_index("in_rows", in_rows, features.shape[0])
-    check_index("out_rows", out_rows, outputs)
+    _check_pairs(features, weight, in_rows, out_rows, offsets, outputs)
     return _convolve(features, weight, in_rows, out_rows, offsets, outputs)
 
 
@@ -82,12 +83,31 @@ def sparse_conv_backward_reference(
     grad: Tensor, features: Tensor, weight: Tensor, in_rows: Tensor, out_rows: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the features, [V_in, C_in], by the transposed map, and of the weight, [K, C_in, C_out]."""
+    _check_pairs(features, weight, in_rows, out_rows, offsets, grad.shape[0])
     grad_features = _convolve(grad, weight.transpose(1, 2), out_rows, in_rows, offsets, features.shape[0])
     grad_weight = torch.zeros_like(weight)
     for element, pairs in _elements(offsets):
         rows, upstream = features.index_select(0, in_rows[pairs]), grad.index_select(0, out_rows[pairs])
         grad_weight[element] = rows.T @ upstream
     return grad_features, grad_weight
+
+
+def _check_pairs(features: Tensor, weight: Tensor, in_rows: Tensor, out_rows: Tensor, offsets: Tensor, outputs: int) -> None:
+    check_index("in_rows", in_rows, features.shape[0])
+    check_index("out_rows", out_rows, outputs)
+    check_int64("offsets", offsets)
+    count, elements = in_rows.numel(), weight.shape[0]
+    if out_rows.numel() != count:
+        raise ConfigError(f"in_rows has {count} pairs but out_rows {out_rows.numel()}")
+    if offsets.numel() != elements + 1:
+        raise ConfigError(f"offsets must have one entry more than weight has kernel elements, {elements}, not {offsets.numel()}")
+    if int(offsets[0]) != 0 or int(offsets[-1]) != count or bool((offsets.diff() < 0).any()):
+        raise ConfigError(f"offsets must rise from 0 to the number of pairs, {count}")
+    inside = torch.ones(count + 1, dtype=torch.bool, device=in_rows.device)
+    inside[offsets.to(in_rows.device)] = False  # the first pair of an element may start anywhere
+    for name, rows in (("in_rows", in_rows), ("out_rows", out_rows)):
+        if bool(((rows.diff() <= 0) & inside[1:count]).any()):
+            raise ConfigError(f"{name} must rise within each kernel element")
 
 
 def _elements(offsets: Tensor) -> list[tuple[int, slice]]:
