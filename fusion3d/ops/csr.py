@@ -20,6 +20,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from fusion3d.errors import ConfigError
+from fusion3d.ops import native
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -51,10 +52,29 @@ def csr_by_column(column: Int64[Tensor, " rows"], columns: int) -> Csr:
     ConfigError
         `column` is not one-dimensional int64, or holds a value outside [-1, columns).
     """
+    check_int64("column", column)
+    return Csr(*native.run(_csr_by_column, column, columns))
+
+
+def csr_by_column_reference(column: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Row splits and permutation by a stable sort."""
     check_index("column", column, columns, lowest=-1)
     ordered, permutation = torch.sort(column, stable=True)
     starts = torch.searchsorted(ordered, torch.arange(columns + 1, device=column.device))
-    return Csr(starts - starts[0], permutation[starts[0] :])
+    return starts - starts[0], permutation[starts[0] :].clone()  # an operator's results are not views
+
+
+_csr_by_column = torch.library.custom_op(
+    "fusion3d::csr_by_column",
+    csr_by_column_reference,
+    mutates_args=(),
+    schema="(Tensor column, SymInt columns) -> (Tensor row_splits, Tensor permutation)",
+)
+
+
+@_csr_by_column.register_fake
+def _(column: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    return column.new_empty(columns + 1), column.new_empty(torch.library.get_ctx().new_dynamic_size())
 
 
 def column_of_row(row_splits: Int64[Tensor, " columns_plus_one"]) -> Int64[Tensor, " rows"]:
