@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fusion3d.errors import ConfigError
+from fusion3d.ops import native
 from fusion3d.ops.csr import accumulation_dtype, check_float, check_index, check_int64, check_same, sum_by_index
 
 _MODES = ("nearest", "bilinear")
@@ -48,7 +49,7 @@ def lift(
     check_same("position", position, "raster", raster, dtype=False)
     if position.shape != (chip.shape[0], 2):
         raise ConfigError(f"position must have shape [{chip.shape[0]}, 2] like chip, not {tuple(position.shape)}")
-    return _lift(raster, chip, position.detach(), mode)
+    return native.run(_lift, raster, chip, position.detach(), mode)
 
 
 def lift_reference(raster: Tensor, chip: Tensor, position: Tensor, mode: str) -> Tensor:
@@ -59,7 +60,7 @@ def lift_reference(raster: Tensor, chip: Tensor, position: Tensor, mode: str) ->
         raise ConfigError(f"a raster of {height} x {width} pixels has nothing to lift")
     if not bool(position.isfinite().all()):
         raise ConfigError("position holds values that are not finite")
-    pixels = raster.permute(0, 2, 3, 1).reshape(-1, channels)
+    pixels = raster.permute(0, 2, 3, 1).reshape(chips * height * width, channels)
     dtype = accumulation_dtype(raster.dtype)
     lifted = torch.zeros(chip.numel(), channels, dtype=dtype, device=raster.device)
     for pixel, weight in _corners(chip, position, height, width, mode):
@@ -82,17 +83,22 @@ def _corners(chip: Tensor, position: Tensor, height: int, width: int, mode: str)
     """Row in the channels-last raster and weight of each pixel that a point reads."""
     position = position.to(torch.float64)  # row 40,000.3 has no float32 neighbour closer than 0.004
     if mode == "nearest":
-        row, col = position.floor().to(torch.int64).unbind(1)
+        row, col = _held(position.floor(), height, width)
         return [(_flat(chip, row, col, height, width), torch.ones_like(position[:, 0]))]
-    row, col = (position - 0.5).unbind(1)
-    top, left = row.floor(), col.floor()
-    down, right = row - top, col - left
-    top, left = top.to(torch.int64), left.to(torch.int64)
+    corner = (position - 0.5).floor()
+    down, right = (position - 0.5 - corner).unbind(1)
+    top, left = _held(corner, height, width)
     return [
         (_flat(chip, top + i, left + j, height, width), (down if i else 1 - down) * (right if j else 1 - right))
         for i in (0, 1)
         for j in (0, 1)
     ]
+
+
+def _held(pixel: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns as int64, held near the raster while they are numbers that an integer may not hold."""
+    row, col = pixel.unbind(1)
+    return row.clamp(-1, height).to(torch.int64), col.clamp(-1, width).to(torch.int64)
 
 
 def _flat(chip: Tensor, row: Tensor, col: Tensor, height: int, width: int) -> Tensor:

@@ -17,6 +17,15 @@ inline void check_index(const char* name, const Tensor& index, int64_t size, voi
   if (found) refuse(name, " holds values outside [0, ", size, ")");
 }
 
+// Refuses float64 values that are not finite. Waits for the stream.
+inline void check_finite(const char* name, const Tensor& values, void* stream) {
+  Tensor infinite = torch::stable::new_zeros(values, {1}, ScalarType::Long);
+  int64_t found = 0;
+  succeed(name, inspect_finite(data<double>(values), values.numel(), output<int64_t>(infinite), stream));
+  succeed(name, fetch(&found, infinite.const_data_ptr(), sizeof found, stream));
+  if (found) refuse(name, " holds values that are not finite");
+}
+
 // The float64 values of a short tensor.
 inline std::vector<double> fetch_values(const char* name, const Tensor& tensor, void* stream) {
   std::vector<double> values(tensor.numel());
