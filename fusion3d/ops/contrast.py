@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fusion3d.errors import ConfigError
+from fusion3d.ops import native
 from fusion3d.ops.csr import accumulation_dtype, check_float, check_int64, check_same
 
 TILE = 2048
@@ -88,7 +89,7 @@ def contrast_rows(
     _check_places(a, position, scene, exclusion_radius)
     dtype = accumulation_dtype(a.dtype)
     query, key = a.to(dtype) / (temperature.to(dtype) if isinstance(temperature, Tensor) else temperature), b.to(dtype)
-    forth, back = _contrast(query, key, position, scene, exclusion_radius, tile)
+    forth, back = native.run(_contrast, query, key, position, scene, exclusion_radius, tile)
     return (forth + back) / 2 - (query * key).sum(1)
 
 
@@ -133,7 +134,7 @@ def contrast_backward_reference(
     tile: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of query and key; a similarity's is its two softmax probabilities times the upstream gradients."""
-    grad_query, grad_key = torch.zeros_like(query), torch.zeros_like(key)
+    grad_query, grad_key = query.new_zeros(query.shape), key.new_zeros(key.shape)
     with torch.autocast(query.device.type, enabled=False):
         for i, j, similarity in _tiles(query, key, position, scene, radius, tile):
             probability = (similarity - forth[i, None]).exp_().mul_(grad_forth[i, None])
@@ -148,6 +149,8 @@ def _tiles(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Squares of the similarity matrix with -inf where a pair is excluded."""
     starts = range(0, query.shape[0], tile)
+    if position is not None:  # metres are lost in a half type
+        position = position.to(accumulation_dtype(position.dtype))
     for first in starts:
         i = slice(first, first + tile)
         for second in starts:
@@ -204,7 +207,7 @@ def _(
     radius: float,
     tile: int,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(query), torch.empty_like(key)
+    return query.new_empty(query.shape), key.new_empty(key.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
