@@ -47,8 +47,8 @@ def test_readme_commands_work_in_order_on_real_files(stranger):
         extra = " --trainer.max_steps 8" if command.startswith("fusion3d pretrain") else ""
         finished = run(command + extra, stranger)
         assert finished.returncode == 0, f"{command}\n{finished.stdout}\n{finished.stderr}"
-    for name in ("embedding.tif", "embedding.parquet", "embedding.png", "als_only.tif", "retrieval.json", "runs/simulated/report.html",
-                 "gedi_simulated/footprints.gpkg"):  # fmt: skip
+    maps = ("embedding.tif", "embedding.parquet", "embedding.png", "als_only.tif", "runs/simulated/agb.tif")
+    for name in (*maps, "retrieval.json", "runs/simulated/report.html", "gedi_simulated/footprints.gpkg"):
         assert (stranger / name).stat().st_size > 0
     for text in blocks("python"):
         finished = run(f"{shlex.quote(sys.executable)} -c {shlex.quote(text)}", stranger)

@@ -144,6 +144,8 @@ def retrieval(
     """
     if max_columns < 2:
         raise ConfigError(f"--columns {max_columns} must be at least 2: retrieval needs something to confuse with")
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} must not be negative")
     if not (np.isfinite(hit_radius) and hit_radius >= 0):
         raise ConfigError(f"a hit radius of {hit_radius} m must be a number of metres, 0 or more")
     module = load_pretraining(checkpoint, device, untrained=untrained)

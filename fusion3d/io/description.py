@@ -51,6 +51,7 @@ MAX_POINTS_COUNTED = 20_000_000
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _BANDS_LISTED = 16
 _ANY_CRS = "EPSG:3857"
+_VECTORS = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
 
 
 def describe(path: str | Path) -> str:
@@ -83,7 +84,30 @@ def describe(path: str | Path) -> str:
         return "\n".join(_point_lines(file))
     if suffix in (".h5", ".hdf5", ".he5") or (head == _HDF5 and suffix != ".nc"):
         return "\n".join(_gedi_lines(file))
+    if suffix in _VECTORS:
+        return "\n".join(_vector_lines(file))
     return "\n".join(_raster_lines(str(path)))
+
+
+def _vector_lines(path: Path) -> list[str]:
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        layers = [str(name) for name, _ in pyogrio.list_layers(path)]
+        found = [pyogrio.read_info(path, layer=name, force_feature_count=True, force_total_bounds=True) for name in layers]
+    except (DataSourceError, DataLayerError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(path, f"not a readable vector file ({reason})", "export it again as GeoPackage or GeoJSON") from None
+    lines = [f"{path}: vector file, {len(layers)} layer{'' if len(layers) == 1 else 's'}"]
+    for name, info in zip(layers, found, strict=True):
+        lines.append(_line("layer", f"{name}: {info['features']:,} features, {info['geometry_type'] or 'no geometry'}"))
+        lines.append(_crs_line(None if not info["crs"] else CRS.from_user_input(info["crs"])))
+        if info["total_bounds"] is not None:
+            xmin, ymin, xmax, ymax = info["total_bounds"]
+            lines.append(_line("bounds", f"x {xmin:.2f} to {xmax:.2f}, y {ymin:.2f} to {ymax:.2f}"))
+        lines.append(_line("columns", ", ".join(map(str, info["fields"])) or "none"))
+    return lines
 
 
 def _line(label: str, text: str) -> str:

@@ -124,6 +124,8 @@ def embed(
     tiles = mapper.map.tiles(tile)
     empty, observed, seen = 0, 0, dict.fromkeys(names, 0)
     about = {"sensors": ",".join(names), "checkpoint": str(checkpoint), "resolution": f"{mapper.map.cell:g}"}
+    if store.attributes.simulated:
+        about["simulated"] = "yes"
     with ExitStack() as stack, _exact_convolutions():
         writers = [stack.enter_context(_writer(path, mapper, about)) for path in outputs]
         advance = stack.enter_context(_bar(len(tiles), progress))

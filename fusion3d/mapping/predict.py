@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,9 +98,10 @@ def predict(
         for col in range(0, lattice.cols, block)
     ]
     tally = _Tally()
+    about = _tags(model, embedding_map, source.tags)
     writer = CogWriter(
         path, x0=lattice.x0, y0=lattice.y0, pixel=lattice.cell, width=lattice.cols, height=lattice.rows, count=1, crs=source.crs,
-        dtype="float32", nodata=math.nan, band_names=[model.band_name], units=model.unit, tags=_tags(model, embedding_map),
+        dtype="float32", nodata=math.nan, band_names=[model.band_name], units=model.unit, tags=about,
     )  # fmt: skip
     with writer:
         tiles = read_ahead(windows, lambda window: read_window(source, lattice, window))
@@ -133,7 +135,8 @@ class _Tally:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
 
-def _tags(model: TargetModel, embedding_map: str | Path) -> dict[str, str]:
+def _tags(model: TargetModel, embedding_map: str | Path, tags: Mapping[str, str]) -> dict[str, str]:
     made = {"target": model.target, "unit": model.unit, "transform": model.transform, "embedding": str(embedding_map)}
     fitted = {f"fitted_on_{name}": value for name, value in model.trained_on.items()}
-    return {**made, "nonnegative": str(model.nonnegative).lower(), **fitted, "fusion3d": model.version}
+    simulated = {"simulated": tags["simulated"]} if "simulated" in tags else {}
+    return {**made, **simulated, "nonnegative": str(model.nonnegative).lower(), **fitted, "fusion3d": model.version}

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fusion3d.errors import Fusion3DError
 from fusion3d.report.drawing import Picture, draw_map, map_height, render, sheet, style
-from fusion3d.report.markup import figure, number, sentence, table
+from fusion3d.report.markup import damaged, figure, number, sentence, table
 from fusion3d.report.raster_view import Float32, Place, facts, read_on
 
 _LONGEST = 600
@@ -51,7 +52,12 @@ def map_section(path: Path, truth: Path | None, variable: str, unit: str) -> str
     place = header.place
     predicted = read_on(path, place, [1])[0]
     second = read_on(path, place, [2])[0] if header.count > 1 else None
-    real = read_on(truth, place, [1])[0] if truth is not None else None
+    real, problem = None, ""
+    if truth is not None:
+        try:
+            real = read_on(truth, place, [1])[0]
+        except Fusion3DError as error:
+            problem = damaged(error)
     panels = [(variable + ", mapped", predicted)] if real is None else [(variable + ", mapped", predicted), ("truth", real)]
     cell = place.pixel * place.unit
     caption = f"{variable} in {unit}, cells of {cell:g} m, north up; grey: not mapped. "
@@ -62,12 +68,22 @@ def map_section(path: Path, truth: Path | None, variable: str, unit: str) -> str
     if second is not None:
         caption += f"Last: {header.names[1]}. "
     body = figure(draw_maps(panels, place, unit, second, header.names[1:2]), caption, f"Map of {variable}")
-    if real is None:
+    if real is None and truth is not None:
+        body += problem
+    elif real is None:
         body += sentence(
             f"No truth raster was given; name one with --truth {variable}=FILE.tif to see it beside the map.", "note"
         )
     else:
         found = agreement(predicted, real)
+        known = int(np.isfinite(predicted).sum())
+        if found.n < 0.9 * known:
+            body += sentence(
+                f"The truth raster knows {found.n} of the {known} mapped cells: it is of another place, or smaller.", "note"
+            )
+        theirs = facts(truth, 1).unit
+        if theirs and header.unit and theirs != header.unit:
+            body += sentence(f"The truth raster is in {theirs}, the map in {header.unit}: they do not compare.", "damaged")
         row = [_count(found.n), number(found.r2), number(found.rmse), number(found.bias)]
         body += table(
             ["cells that both know", "R²", f"RMSE ({unit})", f"bias ({unit})"], [row], left=0, caption="Map against truth"

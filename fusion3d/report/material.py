@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from fusion3d.errors import Fusion3DError, InputError
+from fusion3d.report.raster_view import facts
 from fusion3d.report.store_view import StoreView
 from fusion3d.store.reader import Store
 from fusion3d.tasks.scorecard import Scorecard
@@ -50,12 +51,17 @@ class Material:
 
         Raises
         ------
-        InputError
-            The run is no folder.
+        InputError, StoreError
+            The run is no folder, or what was named is not there.
         """
         run = Path(run)
         if not run.is_dir():
             raise InputError(run, "no run folder there", "give the folder of `fusion3d pretrain`")
+        if isinstance(store, str | Path):
+            Store.open(store)
+        for path in (embedding, retrieval, fit, map, *(truth or {}).values()):
+            if path is not None and not Path(path).exists():
+                raise InputError(path, "no such file", "check the path, or leave it out of the report")
 
         def part(given: str | Path | None, name: str) -> Path | None:
             return Path(given) if given is not None else run / name if (run / name).exists() else None
@@ -156,11 +162,14 @@ class Material:
 
     @cached_property
     def simulated(self) -> bool:
-        """Whether the data are simulated: as told, else as the store says."""
+        """Whether the data are simulated: as told, else as the store or a map that was made from it says."""
         if self.simulated_as_told is not None:
             return self.simulated_as_told
         store = attempt(lambda: self.store)
-        return store is not None and store.attributes.simulated
+        if store is not None and store.attributes.simulated:
+            return True
+        maps = [path for path in (self.embedding, self.map) if path is not None]
+        return any((attempt(lambda path=path: facts(path, 1).tags) or {}).get("simulated") == "yes" for path in maps)
 
 
 def attempt(read: Callable[[], Any]) -> Any:

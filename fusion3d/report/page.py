@@ -64,7 +64,7 @@ def write_report(
     Raises
     ------
     InputError
-        The run is no folder, or the file cannot be written; nothing is left half-written.
+        The run is no folder, a file that was named is not there, or the report cannot be written; nothing is left half-written.
     """
     material = Material.of(
         run, store=store, embedding=embedding, retrieval=retrieval, fit=fit, map=map, truth=truth, simulated=simulated

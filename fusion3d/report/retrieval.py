@@ -34,6 +34,9 @@ def read_retrieval(path: Path) -> RetrievalReport:
             )
             for item in raw["pairs"]
         )
+        shares = [share for pair in pairs for share in (*pair.recall.values(), *pair.chance.values())]
+        if not all(0 <= share <= 1 for share in shares):
+            raise ValueError("a share that is not between 0 and 1")
         return RetrievalReport(
             str(raw["checkpoint"]),
             str(raw["store"]),
@@ -62,9 +65,10 @@ def above_chance(recall: float, chance: float) -> float:
     return max(0.0, (recall - chance) / (1 - chance)) if chance < 1 else 0.0
 
 
-def mean_recall(report: RetrievalReport, k: int) -> tuple[float, float]:
-    """Mean over the ordered pairs of recall at k, and of its chance."""
-    return fmean(pair.recall[k] for pair in report.pairs), fmean(pair.chance[k] for pair in report.pairs)
+def mean_recall(report: RetrievalReport, k: int) -> tuple[float, float, int]:
+    """Mean of recall at k and of its chance over ordered pairs, and how many: those that chance finds less than half the time."""
+    pairs = [pair for pair in report.pairs if pair.chance[k] < 0.5] or report.pairs
+    return fmean(pair.recall[k] for pair in pairs), fmean(pair.chance[k] for pair in pairs), len(pairs)
 
 
 def retrieval_tables(report: RetrievalReport) -> str:

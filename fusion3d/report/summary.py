@@ -33,8 +33,8 @@ def summary_section(material: Material) -> str:
         preset = material.option("model", "preset")
         shown.append((f"{steps:,}".replace(",", " "), "training steps", f"preset {preset}" if preset else ""))
     if retrieval is not None and retrieval.pairs:
-        recall, chance = mean_recall(retrieval, 10)
-        label = f"R@10, mean of {len(retrieval.pairs)} pairs"
+        recall, chance, counted = mean_recall(retrieval, 10)
+        label = f"R@10, mean of {counted} pairs" + (", random weights" if retrieval.untrained else "")
         shown.append((f"{100 * recall:.1f} %", label, f"chance {100 * chance:.1f} %"))
     if plots is not None:
         unit = material.scorecard.unit if material.scorecard is not None else ""

@@ -6,6 +6,7 @@ group, as in subsets of real files.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import uuid
@@ -297,7 +298,9 @@ def write_granule(
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(draft, "w") as file:
+        # In memory first: HDF5 crashes the process when it cannot flush to a full disk.
+        held = io.BytesIO()
+        with h5py.File(held, "w") as file:
             file.attrs["short_name"] = f"GEDI_{product}"
             _identify(file, product, granule)
             if model is not None:
@@ -307,6 +310,7 @@ def write_granule(
                 rows = [each for each in ordered if _shot(each).beam == beam]
                 if rows:
                     _write_beam(file.create_group(beam), columns, rows, product)
+        draft.write_bytes(held.getbuffer())
         os.replace(draft, path)
     except OSError as error:
         raise InputError(path, f"cannot be written ({error.strerror or error})", "check the folder and the free space") from None

@@ -6,6 +6,7 @@ metres: pass `geoid` to lift them onto the ellipsoid. Stated positions are exact
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -39,6 +40,7 @@ MIN_PULSES = 1.0
 """Pulses per m2 below which a shot's quality flag is 0; Hancock et al. 2019 ask for about 3 for unbiased heights."""
 
 _DIMENSIONS = ("intensity", "number_of_returns", "classification", "withheld")
+_FARTHEST_GEOID = 150.0
 _NOISE_CLASSES = (7, 18)
 _GROUND_CLASS = 2
 _FALLBACK_DAY = date(2019, 4, 18)
@@ -121,6 +123,8 @@ def simulate_over_als(
     beam_codes([beam])
     if seed < 0:
         raise ConfigError(f"--seed {seed} must not be negative")
+    if not (math.isfinite(geoid) and abs(geoid) < _FARTHEST_GEOID):
+        raise ConfigError(f"--geoid {geoid:g} must be a number of metres between -{_FARTHEST_GEOID:g} and {_FARTHEST_GEOID:g}")
     source = _open(files, crs)
     if positions is None:
         x, y = grid_positions([source.metres(file) for file in source.files], spacing)
@@ -282,6 +286,13 @@ class _Simulator:
                              "check the positions and the CRS, or choose a smaller --spacing")  # fmt: skip
         shots = [self.shots[row] for row in sorted(self.shots)]
         written: list[Path] = []
+        there = [
+            path
+            for path in (*(out / self.granule.name(product) for product in ("L1B", "L2A")), out / "footprints.gpkg")
+            if path.exists()
+        ]
+        if there:
+            raise InputError(there[0], "exists already", "give another --out, or remove it")
         try:
             for product in ("L1B", "L2A"):
                 path = out / self.granule.name(product)

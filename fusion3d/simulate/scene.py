@@ -106,47 +106,70 @@ def simulate(
         The options contradict each other, `out` holds something else, or the disk is full; no half scene is left.
     """
     options = options or SceneOptions()
-    out = Path(out)
-    _check(out, overwrite)
     try:
+        # of a link, the folder that it names; of ".", a name
+        out = Path(out).resolve()
+        _check(out, overwrite)
         out.parent.mkdir(parents=True, exist_ok=True)
         draft = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.draft")
         draft.mkdir()
-    except OSError as error:
-        raise InputError(out, f"cannot be made ({error.strerror or error})", "check the path and the rights to it") from None
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(out, f"cannot be made ({reason})", "check the path and the rights to it") from None
     try:
         seconds = _write_products(site, draft, options, quiet)
         (draft / "scene.yaml").write_text(_scene_yaml(options))
         (draft / "README.md").write_text(guide(site, options.sensors))
-        record = {"fusion3d": __version__, "site": asdict(site), "options": asdict(options)}
+        files = {str(path.relative_to(draft)): path.stat().st_size for path in sorted(draft.rglob("*")) if path.is_file()}
+        record = {"fusion3d": __version__, "site": asdict(site), "options": asdict(options), "files": files}
         (draft / RECORD).write_text(json.dumps(record, indent=1))
-        _put_in_place(draft, out)
+        _put_in_place(draft, out, overwrite)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    files = [path for path in out.rglob("*") if path.is_file()]
-    return SceneSummary(out, site, len(files), sum(path.stat().st_size for path in files), seconds)
+    return SceneSummary(out, site, len(files), sum(files.values()), seconds)
 
 
 def _check(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds anything but a scene that may be replaced."""
     if not out.exists():
         return
     if not out.is_dir():
         raise InputError(out, "is a file, not a folder", "give another --out")
-    if not any(out.iterdir()):
+    found = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir() or path.is_symlink()}
+    if not found:
         return
-    if not (out / RECORD).is_file():
+    written = _written(out / RECORD)
+    if written is None:
         raise InputError(out, "holds files that are no simulated scene", "give another --out")
     if not overwrite:
         raise InputError(out, "holds a simulated scene already", "give another --out, or --overwrite to replace it")
+    others = sorted(found - written)
+    if others:
+        some = ", ".join(others[:3]) + (" and more" if len(others) > 3 else "")
+        raise InputError(out, f"holds files that its scene did not write ({some})", "move them away, or give another --out")
 
 
-def _put_in_place(draft: Path, out: Path) -> None:
-    if not out.exists():
-        os.replace(draft, out)
-        return
+def _written(record: Path) -> set[str] | None:
+    """Files of the scene that a record lies beside; None when it is no record of a scene."""
+    try:
+        raw = json.loads(record.read_text())
+        return {*raw["files"], RECORD} if isinstance(raw["files"], dict) and "site" in raw and "fusion3d" in raw else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _put_in_place(draft: Path, out: Path, overwrite: bool) -> None:
+    _check(out, overwrite)  # the folder may have been filled meanwhile
     old = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.old")
-    os.replace(out, old)
-    os.replace(draft, out)
+    replaced = out.exists() and any(out.iterdir())
+    try:
+        if replaced:
+            os.replace(out, old)
+        os.replace(draft, out)
+    except OSError as error:
+        if replaced and old.exists() and not out.exists():
+            os.replace(old, out)
+        raise InputError(out, f"cannot be put in place ({error.strerror or error})", "give another --out") from None
     shutil.rmtree(old, ignore_errors=True)
 
 

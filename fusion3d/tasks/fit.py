@@ -105,6 +105,8 @@ def fit(
     if scheme not in SCHEMES:
         raise ConfigError(f"folds are {' or '.join(SCHEMES)}, not {scheme!r}")
     check_transform(transform)
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} must not be negative")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(folder, "is a file, not a folder", "give another --out")

@@ -157,3 +157,18 @@ class TestRefusals:
 def test_importing_it_does_not_import_torch():
     code = "import sys, fusion3d.io.description; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_vector_files_tell_layers_crs_and_columns(tmp_path):
+    import geopandas
+
+    points = geopandas.GeoDataFrame({"agb": [1.0, 2.0]}, geometry=geopandas.points_from_xy([1, 2], [3, 5]), crs="EPSG:2154")
+    points.to_file(tmp_path / "plots.gpkg", layer="plots")
+    text = describe(tmp_path / "plots.gpkg")
+    assert "plots: 2 features, Point" in text
+    assert "EPSG:2154" in text
+    assert "x 1.00 to 2.00, y 3.00 to 5.00" in text
+    assert "agb" in text
+    (tmp_path / "no.geojson").write_text("<html>")
+    with pytest.raises(InputError, match="not a readable vector file"):
+        describe(tmp_path / "no.geojson")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion3d.errors import InputError
+from fusion3d.errors import Fusion3DError, InputError
 from fusion3d.report.document import SIMULATED
 from fusion3d.report.material import Material
 from fusion3d.report.page import write_report
@@ -217,10 +217,15 @@ def test_store_that_is_gone_leaves_what_needs_no_store(run):
     assert "11.2" in text["predictions"]
 
 
-def test_file_that_was_named_but_is_not_there_is_named(run, tmp_path):
-    text = read(write_report(run, embedding=tmp_path / "none.tif", retrieval=tmp_path / "none.json")).text
-    assert "none.tif: no such file" in text["embedding"]
-    assert "none.json: No such file" in text["retrieval"]
+@pytest.mark.parametrize("part", ["embedding", "retrieval", "fit", "map"])
+def test_file_that_was_named_but_is_not_there_is_refused(run, tmp_path, part):
+    with pytest.raises(InputError, match=r"none: no such file"):
+        write_report(run, tmp_path / "page.html", **{part: tmp_path / "none"})
+    with pytest.raises(InputError, match=r"none: no such file"):
+        write_report(run, tmp_path / "page.html", truth={"agb": tmp_path / "none"})
+    with pytest.raises(Fusion3DError, match="no column store there"):
+        write_report(run, tmp_path / "page.html", store=tmp_path / "none")
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_other_names_than_the_usual_are_taken_as_given(everything, tmp_path):

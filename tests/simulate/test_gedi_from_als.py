@@ -149,8 +149,8 @@ def test_footprint_across_tiles_is_the_same_as_in_one_file_whatever_their_order(
             path = tmp_path / f"{row}{col}.laz"
             parts.append(save(path, {name: values[inside] for name, values in points.items()}))
     whole = read(simulate_over_als([save(tmp_path / "all.laz", points)], tmp_path / "whole", positions=middle))
-    for order in (parts, parts[::-1]):
-        split = read(simulate_over_als(order, tmp_path / "split", positions=middle))
+    for name, order in (("split", parts), ("reversed", parts[::-1])):
+        split = read(simulate_over_als(order, tmp_path / name, positions=middle))
         np.testing.assert_allclose(split.attributes["rh50"], whole.attributes["rh50"], atol=0.02)
         np.testing.assert_allclose(split.energy, whole.energy, atol=1e-5)
 
@@ -357,3 +357,20 @@ def test_few_footprints_over_a_copc_are_read_by_window_with_the_same_result(tmp_
     assert (whole.pulses_per_m2 > 0).all()
     for column in ("shot_id", "covered", "pulses_per_m2", "als_rh98"):
         np.testing.assert_array_equal(whole[column], by_window[column])
+
+
+def test_what_is_there_already_is_not_overwritten(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "footprints.gpkg").write_text("mine")
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(0, 60, 0.5), np.arange(0, 60, 0.5)))
+    attributes = {"classification": np.full(x.size, 2), "return_number": np.ones(x.size), "number_of_returns": np.ones(x.size)}
+    tile = write_points(tmp_path / "a.laz", 900_000 + x, 6_570_000 + y, np.full(x.size, 100.0), attributes, crs="EPSG:2154")
+    with pytest.raises(InputError, match="exists already"):
+        simulate_over_als([tile], tmp_path / "out", spacing=25)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["footprints.gpkg"]
+
+
+@pytest.mark.parametrize("geoid", [float("nan"), 1e9])
+def test_geoid_that_is_none_is_refused(tmp_path, geoid):
+    with pytest.raises(ConfigError, match="--geoid"):
+        simulate_over_als([tmp_path / "a.laz"], tmp_path / "out", geoid=geoid)

@@ -108,6 +108,48 @@ def test_folder_with_other_files_is_never_replaced(tmp_path):
     assert (tmp_path / "thesis.txt").exists()
 
 
+def test_file_of_the_records_name_does_not_make_a_folder_a_scene(tmp_path):
+    (tmp_path / scene_room.RECORD).write_text('{"my": "solver settings"}')
+    with pytest.raises(InputError, match="no simulated scene"):
+        simulate(SITE, tmp_path, SPARSE, overwrite=True, quiet=True)
+
+
+def test_what_a_user_put_into_a_scene_is_not_replaced(tmp_path):
+    options = SceneOptions(sensors=("s1",))
+    simulate(Site(100), tmp_path / "scene", options, quiet=True)
+    (tmp_path / "scene" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"did not write \(notes\.txt\)"):
+        simulate(Site(100), tmp_path / "scene", options, overwrite=True, quiet=True)
+    assert (tmp_path / "scene" / "notes.txt").read_text() == "mine"
+
+
+def test_folder_that_is_filled_while_the_scene_is_made_is_not_replaced(tmp_path, monkeypatch):
+    out = tmp_path / "scene"
+
+    def fill(site, sensors):
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+        return ""
+
+    monkeypatch.setattr(scene_room, "guide", fill)
+    with pytest.raises(InputError, match="no simulated scene"):
+        simulate(Site(100), out, SceneOptions(sensors=("s1",)), quiet=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["scene", "thesis.txt"]
+
+
+def test_link_and_working_folder_are_written_into(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    options = SceneOptions(sensors=("s1",))
+    simulate(Site(100), tmp_path / "link", options, quiet=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "scene.yaml").exists()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    simulate(Site(100), ".", options, quiet=True)
+    assert (tmp_path / "here" / "scene.yaml").exists()
+
+
 def test_scene_is_replaced_only_when_asked(tmp_path):
     options = SceneOptions(sensors=("s1",))
     simulate(SITE, tmp_path / "scene", options, quiet=True)

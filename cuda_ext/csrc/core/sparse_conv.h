@@ -137,7 +137,8 @@ FUSION3D_BOTH void convolve_tile(const Convolution<S>& c, int64_t tile, int64_t 
   team.each([&](int thread, Sums&) {
     for (int i = thread; i < kRows * kSide; i += kTeam) {
       const int64_t row = tile * kRows + i / kSide, at = channel + i % kSide;
-      if (row < c.pairs.outputs && at < c.channels) c.result[row * c.channels + at] = narrow<S>(memory.sums[i / kSide][i % kSide]);
+      if (row < c.pairs.outputs && at < c.channels)
+        c.result[row * c.channels + at] = narrow<S>(memory.sums[i / kSide][i % kSide]);
     }
   });
 }
@@ -190,7 +191,8 @@ FUSION3D_BOTH void outer_part(
       }
     });
     team.each([&](int thread, Sums& sums) {
-      for (int p = 0; p < count; ++p) add_product(sums, &memory.rows[p][first_down(thread)], &memory.grad[p][first_across(thread)]);
+      for (int p = 0; p < count; ++p)
+        add_product(sums, &memory.rows[p][first_down(thread)], &memory.grad[p][first_across(thread)]);
     });
   }
   team.each([&](int thread, Sums& sums) {

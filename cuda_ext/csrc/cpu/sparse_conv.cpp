@@ -21,9 +21,9 @@
 namespace fusion3d {
 namespace {
 
-constexpr int64_t kTile = 256;                // rows: some 80 pairs an element on terrain, for each of which its weight is read
-constexpr int64_t kMostSlabs = 64;            // shares of the weight's gradient, each with sums of its own
-constexpr int64_t kSlabMemory = 64ll << 20;   // bytes for all of them
+constexpr int64_t kTile = 256;               // rows: some 80 pairs an element on terrain for each time that its weight is read
+constexpr int64_t kMostSlabs = 64;           // shares of the weight's gradient, each with sums of its own
+constexpr int64_t kSlabMemory = 64ll << 20;  // bytes for all of them
 
 constexpr int64_t rounded_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
@@ -65,10 +65,12 @@ void for_items(int64_t items, int64_t workers, const Work& work) {
   });
 }
 
-int64_t workers_for(int64_t items) { return std::clamp<int64_t>(torch::stable::get_num_threads(), 1, std::max<int64_t>(1, items)); }
+int64_t workers_for(int64_t items) {
+  return std::clamp<int64_t>(torch::stable::get_num_threads(), 1, std::max<int64_t>(1, items));
+}
 
-// weight [elements, depth, columns] as `PairProducts::multiply` reads it: `width` columns, zeros beyond `columns`, in blocks of 4,
-// 2 and 1 vectors, each block [depth, block]. `Transposed`: the weight is stored [elements, columns, depth].
+// weight [elements, depth, columns] as `PairProducts::multiply` reads it: `width` columns, zeros beyond `columns`, in blocks of
+// 4, 2 and 1 vectors, each block [depth, block]. `Transposed`: the weight is stored [elements, columns, depth].
 template <bool Transposed, class S, class A = Accumulator<S>>
 Aligned<A> pack_weight(const S* weight, int64_t elements, int64_t depth, int64_t columns, int64_t width, int64_t lanes) {
   Aligned<A> packed = aligned<A>(elements * depth * width);
@@ -192,7 +194,8 @@ struct Workplace {
 };
 
 template <class S>
-void convolve(const S* features, const S* weight, const KernelPairs& pairs, int64_t in_channels, int64_t out_channels, S* result) {
+void convolve(const S* features, const S* weight, const KernelPairs& pairs, int64_t in_channels, int64_t out_channels,
+              S* result) {
   using A = Accumulator<S>;
   const PairProducts<A> products = pair_products<A>();
   const int64_t width = rounded_up(out_channels, products.lanes), tiles = rounded_up(pairs.outputs, kTile) / kTile;
