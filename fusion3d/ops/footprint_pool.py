@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fusion3d.errors import ConfigError
+from fusion3d.ops import native
 from fusion3d.ops.csr import (
     accumulation_dtype,
     check_float,
@@ -91,7 +92,8 @@ def footprint_pool(
     check_same("position", position, "columns", columns, dtype=False)
     kernel = footprint_kernel(chips, size, column_size, position, chip, footprint_sigma, geolocation_sigma, present)
     dtype = accumulation_dtype(columns.dtype)
-    return _footprint_pool(columns, kernel.row_splits, kernel.column, kernel.weight.to(dtype)), kernel.mass.to(dtype)
+    pooled = native.run(_footprint_pool, columns, kernel.row_splits, kernel.column, kernel.weight.to(dtype))
+    return pooled, kernel.mass.to(dtype)
 
 
 def footprint_kernel(

@@ -46,11 +46,26 @@ struct WeightedRows {
   const Accumulator<S>* weight;
   const int64_t* order;  // or nullptr
   int64_t channels;
+  int64_t places;
+
+#if !defined(__CUDA_ARCH__)
+  static constexpr int64_t kAhead = 8;
+
+  // A CPU cannot guess which row a pair names.
+  FUSION3D_BOTH void expect(int64_t place) const {
+    if (place >= places) return;
+    const char* const row = reinterpret_cast<const char*>(rows + index[order ? order[place] : place] * channels);
+    for (int64_t byte = 0; byte < channels * int64_t(sizeof(S)); byte += 64) __builtin_prefetch(row + byte);
+  }
+#endif
 
   template <int W>
   FUSION3D_BOTH WeightedSum<S, W> sum(int64_t start, int64_t stop, int64_t channel) const {
     WeightedSum<S, W> sum;
     for (int64_t place = start; place < stop; ++place) {
+#if !defined(__CUDA_ARCH__)
+      if (channel == 0) expect(place + kAhead);  // with its other packets, whose turn is next
+#endif
       const int64_t pair = order ? order[place] : place;
       sum.take(rows + index[pair] * channels + channel, weight[pair]);
     }
