@@ -1,4 +1,5 @@
 // footprint_pool on CUDA, forward and backward: a thread owns a packet of channels of one group and adds up its pairs in order.
+#include "core/place_search.h"
 #include "core/weighted_sum.h"
 #include "cuda/footprint_pool.h"
 #include "cuda/kernel.cuh"
@@ -15,19 +16,9 @@ __global__ void __launch_bounds__(kThreads, 4) add_up(WeightedRows<S> pairs, Col
   }
 }
 
-// A binary search for each place: groups may be empty, or one may hold everything.
-__global__ void __launch_bounds__(kThreads) find_group(Columns groups, int64_t* group) {
-  for (int64_t place = global_thread(); place < groups.places; place += grid_threads()) {
-    int64_t low = 0, high = groups.columns;  // the last group that starts at or before the place
-    while (high - low > 1) {
-      const int64_t middle = low + (high - low) / 2;
-      if (groups.row_splits[middle] <= place)
-        low = middle;
-      else
-        high = middle;
-    }
-    group[place] = low;
-  }
+__global__ void __launch_bounds__(kThreads) find_groups(Columns groups, int64_t* group) {
+  for (int64_t place = global_thread(); place < groups.places; place += grid_threads())
+    group[place] = group_of_place(groups.row_splits, groups.columns, place);
 }
 
 }  // namespace
@@ -51,9 +42,9 @@ Status weighted_sums(
   });
 }
 
-Status group_of_place(const Columns& groups, int64_t* group, void* stream) {
+Status groups_of_places(const Columns& groups, int64_t* group, void* stream) {
   if (groups.places == 0) return nullptr;
-  find_group<<<blocks_for(groups.places), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(groups, group);
+  find_groups<<<blocks_for(groups.places), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(groups, group);
   return launched();
 }
 

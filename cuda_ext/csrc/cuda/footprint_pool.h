@@ -12,6 +12,6 @@ Status weighted_sums(
     void* result, void* stream);
 
 // The group of each place.
-Status group_of_place(const Columns& groups, int64_t* group, void* stream);
+Status groups_of_places(const Columns& groups, int64_t* group, void* stream);
 
 }  // namespace fusion3d::cuda

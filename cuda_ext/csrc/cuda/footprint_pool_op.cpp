@@ -36,7 +36,7 @@ Tensor footprint_pool_backward_op(
   const Tensor rows = torch::stable::contiguous(grad);
   const RowGroups groups = group_rows(pairs.columns, columns, device.stream);
   Tensor footprint = torch::stable::new_empty(column, {pairs.count()});
-  succeed("footprint_pool_backward", group_of_place(pairs.csr.columns, output<int64_t>(footprint), device.stream));
+  succeed("footprint_pool_backward", groups_of_places(pairs.csr.columns, output<int64_t>(footprint), device.stream));
   Tensor result = torch::stable::new_empty(grad, {columns, grad.size(1)});
   const Columns by_column{data<int64_t>(groups.splits), nullptr, pairs.count(), columns, grad.size(1)};
   succeed("footprint_pool_backward", weighted_sums(type, rows.const_data_ptr(), data<int64_t>(footprint),
