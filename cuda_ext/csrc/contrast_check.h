@@ -1,8 +1,6 @@
 // The arguments of contrast, checked and brought to the type in which they are computed; the same for CPU and CUDA.
 #pragma once
 
-#include <array>
-
 #include "binding.h"
 
 namespace fusion3d {
@@ -34,8 +32,8 @@ struct ContrastTensors {
   std::optional<Tensor> position, scene;
   double limit;  // square of the radius
 
-  ContrastTensors(const Tensor& query, const Tensor& key, const std::optional<Tensor>& position, const std::optional<Tensor>& scene,
-                  double radius)
+  ContrastTensors(const Tensor& query, const Tensor& key, const std::optional<Tensor>& position,
+                  const std::optional<Tensor>& scene, double radius)
       : limit(radius * radius) {
     check_dimensions("query", query, 2);
     wide = wide_type_of("query", query);

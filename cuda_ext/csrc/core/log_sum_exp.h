@@ -19,34 +19,34 @@ FUSION3D_BOTH double logarithm(double x) { return log(x); }
 // NaN.
 template <class T>
 struct LogSumExp {
-  static constexpr T kHighest = std::numeric_limits<T>::max();
+  static constexpr T kHighest = std::numeric_limits<T>::max(), kInfinity = std::numeric_limits<T>::infinity();
   T peak = -kHighest;
   T total = 0;
 
   FUSION3D_BOTH static T finite(T value) { return value > kHighest ? kHighest : value > -kHighest ? value : -kHighest; }
 
-  FUSION3D_BOTH LogSumExp() = default;
+  LogSumExp() = default;
   FUSION3D_BOTH LogSumExp(T peak, T total) : peak(peak), total(total) {}
 
-  // `Count` values at a time: one exponential each and one for what was there.
   template <int Count>
-  FUSION3D_BOTH void take(const T (&values)[Count]) {
+  FUSION3D_BOTH static LogSumExp of(const T (&values)[Count]) {
     T highest = -kHighest;
     FUSION3D_UNROLLED
     for (int i = 0; i < Count; ++i) highest = values[i] > highest ? values[i] : highest;
-    LogSumExp other(finite(highest), 0);
+    LogSumExp sum(finite(highest), 0);
     FUSION3D_UNROLLED
-    for (int i = 0; i < Count; ++i) other.total += exponential(values[i] - other.peak);
-    combine(other);
+    for (int i = 0; i < Count; ++i) sum.total += exponential(values[i] - sum.peak);
+    return sum;
   }
 
   FUSION3D_BOTH void combine(const LogSumExp& other) {
-    const T highest = peak > other.peak ? peak : other.peak;
-    total = total * exponential(peak - highest) + other.total * exponential(other.peak - highest);
-    peak = highest;
+    const bool higher = other.peak > peak;
+    const T scale = exponential(higher ? peak - other.peak : other.peak - peak);
+    total = higher ? total * scale + other.total : total + other.total * scale;
+    peak = higher ? other.peak : peak;
   }
 
-  FUSION3D_BOTH T finish() const { return total == 0 ? -std::numeric_limits<T>::infinity() : peak + logarithm(total); }
+  FUSION3D_BOTH T finish() const { return total == 0 ? -kInfinity : peak + logarithm(total); }
 };
 
 }  // namespace fusion3d

@@ -167,7 +167,8 @@ std::tuple<Tensor, Tensor> contrast_backward(
       for (int way = 0; way < 2; ++way) {
         std::copy_n(data<T>(given[2 * way]), rows, level[way].get());
         std::copy_n(data<T>(given[2 * way + 1]), rows, grad[way].get());
-        for (int64_t row = 0; row < rows; ++row) similarities.bounded &= std::abs(level[way][row]) <= kBound<T> + 22;  // log(2^31)
+        for (int64_t row = 0; row < rows; ++row)
+          similarities.bounded &= std::abs(level[way][row]) <= kBound<T> + 22;  // log(2^31)
       }
       if (similarities.bounded)
         for (Buffer<T>& of_way : level)

@@ -1,8 +1,8 @@
 // The tiles of cpu/contrast.cpp for one instruction set. Included once for each, inside a namespace of its own and without
 // include guard, after cpu/simd.h.
 //
-// A tile is a square of similarities, kSide rows of query by kSide rows of key, that stays in a core's second-level cache from the
-// product that makes it to the last use. Every product is made of blocks of kRows x kColumns that stay in registers:
+// A tile is a square of similarities, kSide rows of query by kSide rows of key, that stays in a core's second-level cache from
+// the product that makes it to the last use. Every product is made of blocks of kRows x kColumns that stay in registers:
 //
 //   similarity [rows, keys]      = query [rows, channels]    x key [keys, channels]^T
 //   grad_query [rows, channels] += probability [rows, keys]  x key [keys, channels]
@@ -52,7 +52,8 @@ void pack_rows(const T* rows, int64_t count, int64_t channels, T* to) {
   for (int64_t first = 0; first < kSide; first += Width, to += Width * channels) {
     if (first >= count) return;  // a panel that nobody reads
     for (int row = 0; row < Width; ++row)
-      for (int64_t c = 0; c < channels; ++c) to[c * Width + row] = first + row < count ? rows[(first + row) * channels + c] : T(0);
+      for (int64_t c = 0; c < channels; ++c)
+        to[c * Width + row] = first + row < count ? rows[(first + row) * channels + c] : T(0);
   }
 }
 
@@ -156,8 +157,10 @@ void exclude(const Places<P>& rows, int64_t count, const Places<P>& keys, int64_
     } else {
       const int64_t scene = rows.scene[i];
 #pragma omp simd
-      for (int64_t j = 0; j < key_count; ++j)
-        row[j] = (square_sum(east - keys.east[j], north - keys.north[j]) < limit) & (scene == keys.scene[j]) ? kNothing<T> : row[j];
+      for (int64_t j = 0; j < key_count; ++j) {
+        const bool near = square_sum(east - keys.east[j], north - keys.north[j]) < limit;
+        row[j] = near & (scene == keys.scene[j]) ? kNothing<T> : row[j];
+      }
     }
     if (same) row[i] = itself;
   }

@@ -1,5 +1,5 @@
-// Which vectors this machine has. The library is compiled for every x86-64 and holds faster copies of a few loops for wider vectors,
-// chosen when they are called.
+// Which vectors this machine has. The library is compiled for every x86-64 and holds faster copies of a few loops for wider
+// vectors, chosen when they are called.
 #pragma once
 
 #include <cstdlib>

@@ -1,5 +1,5 @@
-// Vectors of one instruction set. Included once for each, inside a namespace of its own and without include guard; see
-// cpu/instruction_sets.h, which defines FUSION3D_VECTOR_BYTES and FUSION3D_REGISTER_ROWS.
+// Vectors of one instruction set. Included once for each, inside a namespace of its own and without include guard, after
+// FUSION3D_VECTOR_BYTES is defined; cpu/contrast.cpp shows how.
 
 constexpr int kVectorBytes = FUSION3D_VECTOR_BYTES;
 
