@@ -25,6 +25,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fusion3d.errors import ConfigError
+from fusion3d.ops import native
 from fusion3d.ops.csr import Csr, csr_by_column
 
 CHIP_BITS, PLANE_BITS, LEVEL_BITS = 13, 18, 14
@@ -68,7 +69,7 @@ def voxelize(coordinates: Int64[Tensor, "points 4"]) -> Voxels:
         `coordinates` is not [N, 4] int64 or leaves `COORDINATE_RANGE`.
     """
     check_coordinates(coordinates)
-    return Voxels(*_voxelize(coordinates))
+    return Voxels(*native.run(_voxelize, coordinates))
 
 
 def voxel_row_splits(cell: Int64[Tensor, " voxels"], cells: int) -> Csr:
