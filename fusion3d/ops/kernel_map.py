@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fusion3d.errors import ConfigError
+from fusion3d.ops import native
 from fusion3d.ops.voxelize import (
     LARGEST_REACH,
     LEVEL_BITS,
@@ -74,7 +75,7 @@ def kernel_map(coordinates: Int64[Tensor, "voxels 4"], kernel_size: int = 3, dil
     if dilation < 1 or kernel_size // 2 * dilation > LARGEST_REACH:
         raise ConfigError(f"a kernel of {kernel_size} with dilation {dilation} must reach 0 to {LARGEST_REACH} voxels")
     rows = coordinates.shape[0]
-    in_rows, out_rows, offsets = _kernel_map(coordinates, kernel_size, dilation)
+    in_rows, out_rows, offsets = native.run(_kernel_map, coordinates, kernel_size, dilation)
     return KernelMap(in_rows, out_rows, offsets, rows, rows)
 
 
@@ -99,7 +100,7 @@ def strided_kernel_map(
     check_coordinates(coordinates)
     if not 1 <= stride <= kernel_size <= LARGEST_REACH:
         raise ConfigError(f"a kernel of {kernel_size} with stride {stride} must satisfy 1 <= stride <= kernel <= {LARGEST_REACH}")
-    coarse, in_rows, out_rows, offsets = _strided_kernel_map(coordinates, kernel_size, stride)
+    coarse, in_rows, out_rows, offsets = native.run(_strided_kernel_map, coordinates, kernel_size, stride)
     return coarse, KernelMap(in_rows, out_rows, offsets, coordinates.shape[0], coarse.shape[0])
 
 
