@@ -21,7 +21,17 @@ from bench.harness import check, machine, measure, table  # noqa: E402
 
 from fusion3d.ops import native  # noqa: E402
 
-OPERATORS = ("column_pool", "column_quantile", "contrast", "footprint_pool", "height_profile", "kernel_map", "lift", "sparse_conv", "voxelize")
+OPERATORS = (
+    "column_pool",
+    "column_quantile",
+    "contrast",
+    "footprint_pool",
+    "height_profile",
+    "kernel_map",
+    "lift",
+    "sparse_conv",
+    "voxelize",
+)
 """One file each in cuda_ext/bench, with a function `cases(device, scale)`."""
 
 
