@@ -33,7 +33,7 @@ if [ -x "$sanitizer" ]; then
   step memcheck "$sanitizer" --tool memcheck --target-processes all --error-exitcode 9 \
     "$python" -m pytest -q -x tests/cuda_ext -k "$some"
   step racecheck "$sanitizer" --tool racecheck --target-processes all --error-exitcode 9 \
-    "$python" -m pytest -q -x tests/cuda_ext -k "$some and 32"
+    "$python" -m pytest -q -x tests/cuda_ext -k "$some and (32 or quantile)"
   unset PYTORCH_NO_CUDA_MEMORY_CACHING
 else
   echo "memcheck, racecheck: not run, compute-sanitizer is not installed"

@@ -22,7 +22,8 @@ namespace {
 
 constexpr int kLanes = 16;              // several vectors: finding a pair costs as much as comparing one
 constexpr int64_t kPlaces = 1024;       // of a list
-constexpr int64_t kChunk = 512;         // columns among which neighbours of the same length are sought
+constexpr size_t kChunk = 512;          // columns among which neighbours of the same length are sought
+constexpr size_t kChunkRows = 1 << 15;  // their heights stay in a core's cache
 constexpr int64_t kSharedColumn = 1 << 17;  // rows of a column that several threads sort together
 
 template <class Value>
@@ -52,27 +53,23 @@ void sort_lists(Value* tile, int64_t places) {
   sort_places(int32_t(places), 0, 1, exchange, [] {});
 }
 
-// Sorts up to kLanes columns at once; `columns` are in falling order of length.
-template <class Heights, class S = typename Heights::Scalar>
+struct ShortColumn {
+  int64_t column, start, rows;
+};
+
+// Sorts up to kLanes columns at once; they are in falling order of length.
+template <class S>
 void quantiles_of_group(
-    const Heights& heights, const int64_t* row_splits, const int64_t* columns, int count, Accumulator<S>* tile,
-    const Quantiles& quantiles, S* result) {
+    const S* heights, const ShortColumn* columns, int count, Accumulator<S>* tile, const Quantiles& quantiles, S* result) {
   using Value = Accumulator<S>;
-  int64_t start[kLanes], rows[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const int64_t m = columns[std::min(lane, count - 1)];  // spare lists repeat the last column
-    start[lane] = row_splits[m];
-    rows[lane] = row_splits[m + 1] - row_splits[m];
-  }
-  const int64_t places = rows[0], common = rows[kLanes - 1];
+  ShortColumn list[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) list[lane] = columns[std::min(lane, count - 1)];  // spare lists repeat the last one
+  const int64_t places = list[0].rows, common = list[kLanes - 1].rows;
   for (int64_t place = 0; place < common; ++place)
-    for (int lane = 0; lane < kLanes; ++lane) {
-      heights.expect(start[lane] + place);
-      tile[place * kLanes + lane] = heights.at(start[lane] + place);
-    }
+    for (int lane = 0; lane < kLanes; ++lane) tile[place * kLanes + lane] = widen(heights[list[lane].start + place]);
   for (int64_t place = common; place < places; ++place)
     for (int lane = 0; lane < kLanes; ++lane)
-      tile[place * kLanes + lane] = place < rows[lane] ? heights.at(start[lane] + place) : kInfinity<Value>;
+      tile[place * kLanes + lane] = place < list[lane].rows ? widen(heights[list[lane].start + place]) : kInfinity<Value>;
   int32_t has_nan[kLanes] = {};
   for (int64_t place = 0; place < places; ++place) {
     FUSION3D_CHANNELS
@@ -80,9 +77,9 @@ void quantiles_of_group(
   }
   sort_lists(tile, places);
   for (int lane = 0; lane < count; ++lane) {
-    S* const to = result + columns[lane] * quantiles.count;
+    S* const to = result + list[lane].column * quantiles.count;
     for (int64_t q = 0; q < quantiles.count; ++q) {
-      const Rank rank = rank_of(quantiles.wanted[q], rows[lane]);
+      const Rank rank = rank_of(quantiles.wanted[q], list[lane].rows);
       const Value low = tile[rank.below * kLanes + lane], high = tile[rank.above * kLanes + lane];
       to[q] = has_nan[lane] ? NoQuantile<S>::narrowed() : narrow<S>(Value(between(low, high, rank.weight)));
     }
@@ -158,7 +155,7 @@ void quantiles_of_long_column(const Heights& heights, int64_t start, int64_t row
       const int64_t first = start + tile * tile_size, filled = std::clamp<int64_t>(start + rows - first, 0, tile_size);
       for (int64_t i = 0; i < filled; ++i) {
         heights.expect(first + i);
-        to[i] = heights.at(first + i);
+        to[i] = widen(heights.at(first + i));
         nan |= to[i] != to[i];
       }
       std::fill(to + filled, to + tile_size, kInfinity<Value>);
@@ -177,29 +174,40 @@ template <class Heights, class S = typename Heights::Scalar>
 void column_quantile(const Heights& heights, const Columns& csr, const Quantiles& quantiles, S* result) {
   const int64_t* const splits = csr.row_splits;
   const auto length = [splits](int64_t m) { return splits[m + 1] - splits[m]; };
-  const auto longer = [&](int64_t a, int64_t b) { return length(a) > length(b); };
   const auto long_column = [&](int64_t m) {
     quantiles_of_long_column(heights, splits[m], length(m), quantiles, result + m * quantiles.count);
   };
   for_columns(csr, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<Accumulator<S>[]> tile(new Accumulator<S>[kPlaces * kLanes]);
-    std::vector<int64_t> chunk;
-    for (int64_t first = begin; first < end; first += kChunk) {
+    std::vector<ShortColumn> chunk;
+    std::vector<S> ordered;  // permuted heights of the chunk, fetched one after the other: that is all the memory has to do
+    const auto finish_chunk = [&] {
+      std::sort(chunk.begin(), chunk.end(), [](const ShortColumn& a, const ShortColumn& b) { return a.rows > b.rows; });
+      const S* const from = Heights::kPermuted ? ordered.data() : heights.heights;
+      for (size_t i = 0; i < chunk.size(); i += kLanes)
+        quantiles_of_group(from, &chunk[i], int(std::min<size_t>(kLanes, chunk.size() - i)), tile.get(), quantiles, result);
       chunk.clear();
-      for (int64_t m = first; m < std::min(first + kChunk, end); ++m) {
-        if (length(m) == 0)
-          std::fill_n(result + m * quantiles.count, quantiles.count, NoQuantile<S>::narrowed());
-        else if (length(m) <= kPlaces)
-          chunk.push_back(m);
-        else if (length(m) <= kSharedColumn)
-          long_column(m);
+      ordered.clear();
+    };
+    for (int64_t m = begin; m < end; ++m) {
+      if (length(m) == 0) {
+        std::fill_n(result + m * quantiles.count, quantiles.count, NoQuantile<S>::narrowed());
+      } else if (length(m) <= kPlaces) {
+        chunk.push_back({m, Heights::kPermuted ? int64_t(ordered.size()) : splits[m], length(m)});
+        if (Heights::kPermuted) {
+          ordered.resize(ordered.size() + length(m));
+          S* const to = &ordered[chunk.back().start] - splits[m];
+          for (int64_t place = splits[m]; place < splits[m + 1]; ++place) {
+            heights.expect(place);
+            to[place] = heights.at(place);
+          }
+        }
+      } else if (length(m) <= kSharedColumn) {
+        long_column(m);
       }
-      std::sort(chunk.begin(), chunk.end(), longer);
-      for (int64_t i = 0; i < int64_t(chunk.size()); i += kLanes) {
-        const int count = int(std::min<int64_t>(kLanes, chunk.size() - i));
-        quantiles_of_group(heights, splits, &chunk[i], count, tile.get(), quantiles, result);
-      }
+      if (chunk.size() == kChunk || ordered.size() >= kChunkRows) finish_chunk();
     }
+    finish_chunk();
   });
   for (int64_t m = 0; m < csr.columns; ++m)
     if (length(m) > kSharedColumn) long_column(m);

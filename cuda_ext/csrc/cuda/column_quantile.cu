@@ -30,7 +30,7 @@ quantiles_by_warp(Heights heights, Columns csr, Quantiles quantiles, S* result) 
     if (rows > kSortedRows) continue;  // the same for all lanes
     bool nan = rows == 0;
     for (int64_t place = lane; place < rows; place += kWarp) {
-      const Value value = heights.at(start + place);
+      const Value value = widen(heights.at(start + place));
       nan |= value != value;
       list[place] = value;
     }
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kDigits) quantiles_by_block(Heights heights, C
     S* const to = result + m * quantiles.count;
     bool nan = false;
     for (int64_t place = start + threadIdx.x; place < stop; place += kDigits) {
-      const Value value = heights.at(place);
+      const Value value = widen(heights.at(place));
       nan |= value != value;
     }
     if (__syncthreads_or(nan)) {
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kDigits) quantiles_by_block(Heights heights, C
         counts[threadIdx.x] = 0;
         __syncthreads();
         for (int64_t place = start + threadIdx.x; place < stop; place += kDigits) {
-          const Key key = key_of(heights.at(place));
+          const Key key = key_of(widen(heights.at(place)));
           if (search.agrees(key)) atomicAdd(&counts[search.digit(key)], 1u);
         }
         __syncthreads();
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kDigits) quantiles_by_block(Heights heights, C
         __syncthreads();
         unsigned long long next = ~0ull;
         for (int64_t place = start + threadIdx.x; place < stop; place += kDigits) {
-          const Key key = key_of(heights.at(place));
+          const Key key = key_of(widen(heights.at(place)));
           if (key > search.known && key < next) next = key;
         }
         if (next != ~0ull) atomicMin(&smallest, next);

@@ -43,7 +43,7 @@ void quantiles_of(const S* heights, int64_t rows, bool block, const Quantiles& q
   using Value = Accumulator<S>;
   std::vector<Value> column;
   const OrderedHeights<S, false> ordered{heights, nullptr, rows};
-  for (int64_t place = 0; place < rows; ++place) column.push_back(ordered.at(place));
+  for (int64_t place = 0; place < rows; ++place) column.push_back(widen(ordered.at(place)));
   if (!block) sort_by_warp(column);
   for (int64_t q = 0; q < quantiles.count; ++q) {
     const Rank rank = rank_of(quantiles.wanted[q], rows);
