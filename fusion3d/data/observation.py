@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fusion3d.data.pairs import DrawnPair
 from fusion3d.io.bands import Band
 
 
@@ -58,6 +59,16 @@ class PointObservation(_Movable):
     def present(self) -> Bool[Tensor, " columns"]:
         return self.row_splits[1:] > self.row_splits[:-1]
 
+    def part(self, start: int, stop: int) -> PointObservation:
+        """Points of the columns ``start:stop``, without copying them."""
+        first, last = (int(self.row_splits[at]) for at in (start, stop))
+        return PointObservation(
+            self.offset[first:last],
+            self.height[first:last],
+            self.attributes[first:last],
+            self.row_splits[start : stop + 1] - first,
+        )
+
 
 POINT_ATTRIBUTES = ("intensity", "return_fraction", "returns", "scan_angle")
 """Intensity over the store's 95th percentile, clipped to [0, 4]; return number / number of returns; number of returns / 5;
@@ -91,6 +102,18 @@ class RasterObservation(_Movable):
     columns_per_pixel: int
     pixel_origin: Int64[Tensor, "chips 2"]
 
+    def part(self, start: int, stop: int) -> RasterObservation:
+        """The chips ``start:stop``, without copying them."""
+        cut = slice(start, stop)
+        return replace(
+            self,
+            values=self.values[cut],
+            valid=self.valid[cut],
+            days=self.days[cut],
+            date_present=self.date_present[cut],
+            pixel_origin=self.pixel_origin[cut],
+        )
+
 
 @dataclass(frozen=True)
 class FootprintObservation(_Movable):
@@ -99,7 +122,7 @@ class FootprintObservation(_Movable):
     Attributes
     ----------
     position : east and south of the chip's north-west corner, metres
-    chip : which chip
+    chip : which chip, never falling
     height : of the vertical points above ground, metres
     energy : of the vertical points: share of the waveform's energy (L1B) or of the cumulative energy step (L2A RH curve)
     row_splits : CSR of vertical points by footprint
@@ -119,6 +142,20 @@ class FootprintObservation(_Movable):
     def count(self) -> int:
         return int(self.chip.numel())
 
+    def part(self, start: int, stop: int) -> FootprintObservation:
+        """Footprints in the chips ``start:stop``, without copying them."""
+        first, last = torch.searchsorted(self.chip, torch.tensor([start, stop], device=self.chip.device)).tolist()
+        low, high = int(self.row_splits[first]), int(self.row_splits[last])
+        return FootprintObservation(
+            self.position[first:last],
+            self.chip[first:last] - start,
+            self.height[low:high],
+            self.energy[low:high],
+            self.row_splits[first : last + 1] - low,
+            self.attributes[first:last],
+            self.day[first:last],
+        )
+
 
 FOOTPRINT_ATTRIBUTES = ("power_beam", "sensitivity", "solar_elevation")
 """1 for a full-power beam, 0 for coverage; sensitivity 0-1; solar elevation / 90 degrees."""
@@ -135,6 +172,7 @@ class ChipBatch(_Movable):
     column, voxel : metres
     als, gedi : observations or None
     rasters : by sensor name
+    drawn : pairs of sensors that the chips were drawn for, where only those were read; None where all sensors were
     """
 
     origin: Int64[Tensor, "chips 2"]
@@ -144,6 +182,7 @@ class ChipBatch(_Movable):
     als: PointObservation | None = None
     gedi: FootprintObservation | None = None
     rasters: Mapping[str, RasterObservation] = field(default_factory=dict)
+    drawn: tuple[DrawnPair, ...] | None = None
 
     @property
     def chips(self) -> int:
@@ -153,6 +192,17 @@ class ChipBatch(_Movable):
     def columns(self) -> int:
         """M, the number of columns of the batch."""
         return self.chips * self.size * self.size
+
+    def part(self, start: int, stop: int) -> ChipBatch:
+        """The chips ``start:stop`` as a batch of their own, without copying what was recorded."""
+        side = self.size * self.size
+        return replace(
+            self,
+            origin=self.origin[start:stop],
+            als=None if self.als is None else self.als.part(start * side, stop * side),
+            gedi=None if self.gedi is None else self.gedi.part(start, stop),
+            rasters={name: raster.part(start, stop) for name, raster in self.rasters.items()},
+        )
 
     @property
     def sensors(self) -> tuple[str, ...]:

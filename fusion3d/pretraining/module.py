@@ -13,20 +13,15 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from fusion3d.data.observation import ChipBatch
+from fusion3d.data.pairs import DrawnPair, Pair, draw_pairs, stream
 from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
 from fusion3d.encoders.registry import Encoder, build, kind_of
 from fusion3d.errors import ConfigError
+from fusion3d.pretraining.alignment import Aligned, alignment_class, contrast_of_pairs
 from fusion3d.pretraining.hiding import hide
-from fusion3d.pretraining.objective import (
-    DrawnPair,
-    Embedded,
-    LocationContrast,
-    Pair,
-    draw_pairs,
-    meeting_pairs,
-    stream,
-)
+from fusion3d.pretraining.objective import LocationContrast, meeting_pairs
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_loss
+from fusion3d.pretraining.views import Views
 
 _PAIRS, _COLUMNS, _HIDING, _GLOBAL = range(4)
 _FINAL_RATE = 0.01
@@ -41,12 +36,14 @@ class CrossModalPretraining(LightningModule):
     ----------
     preset : size of the encoders (tiny, base)
     encoder_options : by sensor, hyperparameters of its encoder that replace the preset's
+    alignment : how embeddings of one place are made alike; the default contrasts drawn pairs of sensors
     pairs : pairs of sensors contrasted a step; as many as there are is the exact sum over all pairs
     pair_weights : by "sensor-sensor", relative chance of being drawn (the loss stays unbiased); 1 when not named
     temperature : of the contrast at the start; it is learnt, within 0.01 and 1
     exclusion : columns nearer than that are no negatives, metres
     geolocation_sigma : of GEDI footprints, metres, one standard deviation
     max_columns : columns contrasted a step and pair, at most
+    chips_at_once : chips that an encoder holds in memory; a larger batch is encoded in pieces, with the same gradients
     retention : weight of the reconstruction of hidden parts; 0 switches it off
     retention_target : what is reconstructed: the signal itself, or a frozen random projection of it
     learning_rate, weight_decay, warmup_steps : AdamW, with a linear warm-up and then a cosine down to 1 %
@@ -58,12 +55,14 @@ class CrossModalPretraining(LightningModule):
         self,
         preset: str = "tiny",
         encoder_options: dict[str, dict[str, int | float | str | bool]] | None = None,
+        alignment: str = "pairs",
         pairs: int = 1,
         pair_weights: dict[str, float] | None = None,
         temperature: float = 0.07,
         exclusion: float = 0.0,
         geolocation_sigma: float = 10.0,
         max_columns: int = 4096,
+        chips_at_once: int | None = None,
         retention: float = 1.0,
         retention_target: RetentionTarget = "identity",
         learning_rate: float = 1e-3,
@@ -80,10 +79,17 @@ class CrossModalPretraining(LightningModule):
         if not (math.isfinite(learning_rate) and learning_rate > 0):
             raise ConfigError(f"--model.learning_rate {learning_rate} must be positive")
         self.save_hyperparameters(logger=False)
-        self.contrast = LocationContrast(temperature, exclusion, geolocation_sigma, max_columns)
+        if chips_at_once is not None and chips_at_once < 1:
+            raise ConfigError(f"--model.chips_at_once {chips_at_once} must be at least 1")
+        self.alignment = alignment_class(alignment)(LocationContrast(temperature, exclusion, geolocation_sigma, max_columns))
         self.encoders: nn.ModuleDict[str, Encoder] = nn.ModuleDict()  # type: ignore[type-arg]
         self.decoders = nn.ModuleDict()
         self._since_log: dict[str, list[Tensor]] = {}
+
+    @property
+    def contrast(self) -> LocationContrast:
+        """Contrast of two sensors, with its temperature."""
+        return self.alignment.contrast
 
     @property
     def sensors(self) -> tuple[str, ...]:
@@ -126,6 +132,7 @@ class CrossModalPretraining(LightningModule):
         lengths = {name: encoder.shared_dim for name, encoder in self.encoders.items()}
         if len(set(lengths.values())) > 1:
             raise ConfigError(f"encoders must agree on shared_dim to be compared, not {lengths}")
+        self.alignment.begin(self.encoders)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """`ConfigError` when the data of a run that goes on are not those it began with."""
@@ -156,15 +163,18 @@ class CrossModalPretraining(LightningModule):
         """What the encoder of a sensor says of a batch that holds it."""
         return self.encoders[sensor](batch, sensor)
 
-    def embed(self, batch: ChipBatch, sensor: str) -> Embedded:
-        """Unit vectors of the shared part."""
-        found = self.encode(batch, sensor)
-        return Embedded(nn.functional.normalize(found.shared.float(), dim=1), found.present)
+    def views(self, batch: ChipBatch) -> Views:
+        """Embeddings of a batch by sensor, computed when asked for."""
+        return Views(batch, self.encode, self.hparams["chips_at_once"])
 
     def on_train_batch_start(self, batch: ChipBatch, batch_idx: int) -> None:
         """Layers that draw for themselves (dropout) draw the same in a resumed run."""
         torch.manual_seed(stream(*self._key(batch_idx), _GLOBAL).initial_seed())
-        self.contrast.clamp_()
+        self.alignment.before_step()
+
+    def on_train_batch_end(self, outputs: Any, batch: ChipBatch, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.alignment.after_step(self.encoders, self.global_step)
 
     def _key(self, batch_idx: int) -> tuple[int, ...]:
         """Seed, optimiser step, place among the accumulated batches of it."""
@@ -173,12 +183,19 @@ class CrossModalPretraining(LightningModule):
     def training_step(self, batch: ChipBatch, batch_idx: int) -> Tensor:
         """Estimate of the sum over all pairs of sensors, from the drawn ones."""
         key = self._key(batch_idx)
-        drawn = draw_pairs(self._known_pairs(batch), self.hparams["pairs"], stream(*key, _PAIRS), self.hparams["pair_weights"])
-        loss, parts = self.loss(batch, drawn, (*key, self.global_rank))
+        loss, parts = self.loss(batch, self.draw(batch, key), (*key, self.global_rank))
         parts["loss"] = loss.detach()
         self._remember(parts, batch_idx)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=batch.chips)
         return loss
+
+    def draw(self, batch: ChipBatch, key: tuple[int, ...]) -> list[DrawnPair]:
+        """Pairs to contrast: those that the batch was drawn for, else drawn from those that meet in it."""
+        if batch.drawn is not None:
+            return list(batch.drawn)
+        pairs = self._known_pairs(batch)
+        count = max(1, len(pairs)) if self.alignment.every_sensor else self.hparams["pairs"]
+        return draw_pairs(pairs, count, stream(*key, _PAIRS), self.hparams["pair_weights"])
 
     def _remember(self, parts: dict[str, Tensor], batch_idx: int) -> None:
         """Log the mean of each term over the steps since the last time; Lightning's own log repeats terms that were not drawn."""
@@ -204,49 +221,33 @@ class CrossModalPretraining(LightningModule):
         ----------
         key : of the random choices
         """
+        views = self.views(batch)
         if len(self.sensors) == 1:
-            return self._alone(batch, self.sensors[0], key)
-        names = sorted({name for item in drawn for name in item.pair}, key=self.sensors.index)
-        embedded = {name: self.embed(batch, name) for name in names}
-        # A batch in which no pair meets still makes a step, so that steps and batches keep count of each other.
-        loss = 0.0 * self.contrast.log_temperature
-        parts: dict[str, Tensor] = {}
-        for number, item in enumerate(drawn):
-            value, _ = self.contrast(batch, item.pair, embedded, stream(*key, _COLUMNS, number))
+            # A store of one sensor has nothing to compare it with: retention is all there is to learn.
+            aligned = Aligned(0.0 * sum(p.sum() for p in self.alignment.parameters()), {}, dict.fromkeys(batch.sensors, 1.0))
+        else:
+            aligned = self.alignment(views, drawn, (*key, _COLUMNS))
+        loss, parts = aligned.loss, dict(aligned.parts)
+        for name, weight in aligned.own_weight.items() if self.hparams["retention"] else []:
+            value = self.retain(views, name, stream(*key, _HIDING, self.sensors.index(name)))
             if value is not None:
-                loss = loss + item.weight * value
-                parts[f"contrast_{item.pair[0]}-{item.pair[1]}"] = value.detach()
-        weights = {
-            name: sum(w for item in drawn for n, w in zip(item.pair, item.own_weight, strict=True) if n == name) for name in names
-        }
-        for name in names if self.hparams["retention"] else []:
-            value = self.retain(batch, name, stream(*key, _HIDING, self.sensors.index(name)))
-            if value is not None:
-                loss = loss + self.hparams["retention"] * weights[name] * value
+                loss = loss + self.hparams["retention"] * weight * value
                 parts[f"retention_{name}"] = value.detach()
         return loss, parts
 
-    def _alone(self, batch: ChipBatch, sensor: str, key: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """A store of one sensor has nothing to compare it with: retention is all there is to learn."""
-        value = self.retain(batch, sensor, stream(*key, _HIDING, 0)) if sensor in batch.sensors else None
-        loss = 0.0 * self.contrast.log_temperature
-        if value is None:
-            return loss, {}
-        return loss + self.hparams["retention"] * value, {f"retention_{sensor}": value.detach()}
-
-    def retain(self, batch: ChipBatch, sensor: str, generator: torch.Generator) -> Tensor | None:
+    def retain(self, views: Views, sensor: str, generator: torch.Generator) -> Tensor | None:
         """Loss of a sensor's answer about what was hidden of it; None when nothing could be hidden."""
-        question = hide(batch, sensor, generator)
+        question = hide(views.batch, sensor, generator)
         if question is None:
             return None
         shown, hidden = question
-        found = self.encode(shown, sensor)
+        found = views.of(shown).embedding(sensor)
         return retention_loss(
             self.decoders[sensor],
             found.features,
             found.present,
             hidden,
-            batch.rasters.get(sensor),
+            views.batch.rasters.get(sensor),
             self.hparams["retention_target"],
             sensor,
         )
@@ -254,15 +255,11 @@ class CrossModalPretraining(LightningModule):
     def validation_step(self, batch: ChipBatch, batch_idx: int) -> None:
         """Contrast of every pair that meets in a batch of columns never trained on."""
         pairs = self._known_pairs(batch)
-        embedded = {name: self.embed(batch, name) for name in {name for pair in pairs for name in pair}}
-        values: dict[str, Tensor] = {}
-        for pair in pairs:
-            value, _ = self.contrast(batch, pair, embedded, stream(self.hparams["seed"], batch_idx, _COLUMNS))
-            if value is not None:
-                values[f"val/contrast_{pair[0]}-{pair[1]}"] = value
+        values = contrast_of_pairs(self.contrast, self.views(batch), pairs, (self.hparams["seed"], batch_idx, _COLUMNS))
         if values:
             mean = torch.stack(list(values.values())).mean()
-            self.log_dict({**values, "val/loss": mean}, batch_size=batch.chips, on_epoch=True)
+            named = {f"val/contrast_{name}": value for name, value in values.items()}
+            self.log_dict({**named, "val/loss": mean}, batch_size=batch.chips, on_epoch=True)
 
 
 def rate(step: int, warmup: int, total: int) -> float:

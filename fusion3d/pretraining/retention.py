@@ -60,8 +60,8 @@ class PixelDecoder(nn.Module):
         self, embedding: Float[Tensor, "chips rows cols dimensions"], raster: RasterObservation
     ) -> Float[Tensor, "chips dates channels rows cols"]:
         asked = (
-            self.band(band_features(raster.bands).to(embedding.device))[None, None]
-            + self.date(date_features(raster.days))[:, :, None]
+            self.band(band_features(raster.bands).to(self.band.weight))[None, None]
+            + self.date(date_features(raster.days).to(self.date.weight))[:, :, None]
         )
         query = self.query(asked)
         mean = torch.einsum("bijd,btcd->btcij", self.content(embedding), query[..., :-1]) / math.sqrt(self.width)

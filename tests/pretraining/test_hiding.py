@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fusion3d.data.chips import collate, read_chips
+from fusion3d.data.pairs import stream
 from fusion3d.pretraining.hiding import PROFILE_BINS, hide
-from fusion3d.pretraining.objective import stream
 from tests.data.scene import open_scene
 
 ALL = ("als", "gedi", "ortho", "s2", "coarse")

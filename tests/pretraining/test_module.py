@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from fusion3d.data.chips import read_chips
+from fusion3d.data.pairs import draw_pairs, stream
 from fusion3d.errors import ConfigError
 from fusion3d.pretraining.module import CrossModalPretraining, rate
-from fusion3d.pretraining.objective import draw_pairs, meeting_pairs, stream
+from fusion3d.pretraining.objective import meeting_pairs
 from tests.data.scene import open_scene
 
 SENSORS = ["als", "gedi", "ortho", "s2"]
