@@ -24,7 +24,7 @@ void pool_short_columns(const S* features, const Columns& csr, S* pooled, int64_
     for (int64_t m = begin; m < end; ++m) {
       const int64_t start = csr.row_splits[m], stop = csr.row_splits[m + 1];
       if (stop - start > kPiece) continue;
-      for_packets<S>(csr.channels, [&](auto width, int64_t channel) {
+      for_packets<S, R == Reduce::max ? 1 : 2>(csr.channels, [&](auto width, int64_t channel) {
         using Partial = PoolPartial<R, S, decltype(width)::value>;
         const Partial partial = take_rows<Partial>(features, csr, channel, start, start, stop, 1);
         partial.template finish<R>(csr, start, stop, pooled, winner, m * csr.channels + channel);
