@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -116,9 +117,24 @@ def table(case: Case, timings: list[Timing]) -> str:
     return "\n".join(lines) + "\n"
 
 
+PEERS = ("numpy", "numba", "open3d-cpu", "open3d", "spconv-cu126", "spconv-cu120", "torch-scatter")
+
+
 def machine(device: torch.device) -> str:
-    """What the figures were measured on."""
+    """What the figures were measured on, and the versions of torch and of the peers that are installed."""
+    versions = [f"{peer} {found}" for peer in PEERS if (found := _version(peer))]
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    models = (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
-    return f"{next(models, platform.machine())}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        where = torch.cuda.get_device_name(device)
+    else:
+        models = (
+            line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+        )
+        where = f"{next(models, platform.machine())}, {torch.get_num_threads()} threads"
+    return ", ".join([where, f"Python {platform.python_version()}", f"torch {torch.__version__}", *versions])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
