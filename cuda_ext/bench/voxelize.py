@@ -1,8 +1,9 @@
-"""voxelize beside torch.unique: points of a terrain with trees, in the order of a scan and in no order."""
+"""voxelize beside torch.unique and Open3D: points of a terrain with trees, in the order of a scan and in no order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import torch
 from bench.harness import Case, Run
@@ -11,6 +12,7 @@ from torch import Tensor
 from fusion3d.ops.voxelize import _voxelize, pack_coordinates, voxelize_reference
 
 _VOXEL = 0.5  # m
+_OPEN3D = "Open3D voxel_down_sample"
 
 
 def terrain(points: int, side: float, generator: torch.Generator) -> Tensor:
@@ -45,4 +47,19 @@ def cases(device: torch.device, scale: float) -> Iterator[Case]:
                 "packing and torch.unique": lambda c=given: torch.unique(pack_coordinates(c), return_inverse=True)[1:],
                 "reference": lambda c=given: voxelize_reference(c)[1:2],
             }
-            yield Case(f"{points:,} points, {density} a square metre, {order}, voxels of {_VOXEL} m", runs, 0, {})
+            if find_spec("open3d") and device.type == "cpu":
+                runs[_OPEN3D] = _open3d(given)
+            unchecked = {_OPEN3D: "it gives the mean point of each voxel, in no order and without the points' voxels"}
+            yield Case(f"{points:,} points, {density} a square metre, {order}, voxels of {_VOXEL} m", runs, 0, unchecked)
+
+
+def _open3d(coordinates: Tensor) -> Run:
+    import open3d
+
+    centres = (coordinates[:, [3, 2, 1]].double() + 0.5) * _VOXEL
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(centres.numpy()))
+    voxels = pack_coordinates(coordinates).unique().numel()
+    found = len(cloud.voxel_down_sample(_VOXEL).points)
+    if found != voxels:
+        raise AssertionError(f"Open3D finds {found} voxels, there are {voxels}")
+    return lambda: (torch.tensor(len(cloud.voxel_down_sample(_VOXEL).points)),)
