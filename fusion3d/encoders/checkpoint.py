@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from fusion3d import __version__
 from fusion3d.encoders.registry import ENCODERS, Encoder
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.io.whole_file import whole_file
 
 _KEY = "fusion3d.encoder"
 
@@ -29,17 +29,9 @@ def save_encoder(encoder: Encoder, path: str | Path) -> Path:
     path = Path(path)
     description = {"kind": encoder.kind, "hyperparameters": encoder.hyperparameters, "version": __version__}
     weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            save_file(weights, temporary, metadata={_KEY: json.dumps(description)})
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise InputError(path, f"cannot be written ({error})", "check the folder and the free space") from None
+    with whole_file(path, SafetensorError) as draft:
+        save_file(weights, draft, metadata={_KEY: json.dumps(description)})
+        os.chmod(draft, 0o644)
     return path
 
 

@@ -95,7 +95,7 @@ class RetrievalReport:
             draft.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
             os.replace(draft, path)
         except OSError as error:
-            raise InputError(path, f"could not be written ({error.strerror or error})", "write to another folder") from None
+            raise InputError(path, f"cannot be written ({error.strerror or error})", "write to another folder") from None
         finally:
             draft.unlink(missing_ok=True)
         return path

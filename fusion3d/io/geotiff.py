@@ -174,7 +174,7 @@ class CogWriter:
 
     def _failed(self, error: BaseException) -> InputError:
         reason = " ".join(str(error.__cause__ or error).split())[:160]
-        return InputError(self.path, f"could not be written ({reason})", _FREE_SPACE)
+        return InputError(self.path, f"cannot be written ({reason})", _FREE_SPACE)
 
 
 def write_cog(path: str | Path, values: Array, *, x0: float, y0: float, pixel: float, crs: CRS, nodata: float | None = math.nan,

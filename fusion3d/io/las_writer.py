@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from pyproj.exceptions import CRSError as PyprojCRSError
 from fusion3d.errors import InputError
 from fusion3d.grid import parse_crs
 from fusion3d.io.las_layout import SCAN_ANGLE_STEP, RecordLayout, base_dtype
+from fusion3d.io.whole_file import whole_file
 
 _INT32 = np.iinfo(np.int32)
 _MAX_NAME = 32
@@ -162,14 +160,5 @@ def _wkt(crs: CRS) -> str:
 
 def _write(target: Path, las: laspy.LasData) -> None:
     compressed = target.suffix.lower() != ".las"
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix or '.laz'}")
-    try:
-        with open(temporary, "xb") as stream:
-            las.write(stream, do_compress=compressed, laz_backend=laspy.LazBackend.Lazrs if compressed else None)
-        os.replace(temporary, target)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(target, f"cannot be written ({reason})", "check the folder and the space on its disk") from None
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
+    with whole_file(target) as draft, draft.open("xb") as stream:
+        las.write(stream, do_compress=compressed, laz_backend=laspy.LazBackend.Lazrs if compressed else None)

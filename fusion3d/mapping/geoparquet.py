@@ -169,4 +169,4 @@ class EmbeddingTable:
         if isinstance(error, InputError):
             return error
         reason = " ".join(str(error).split())[:160]
-        return InputError(self.path, f"could not be written ({reason})", "free disk space there or write elsewhere")
+        return InputError(self.path, f"cannot be written ({reason})", "free disk space there or write elsewhere")

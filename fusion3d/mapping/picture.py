@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from rasterio.errors import RasterioError
 
 from fusion3d.errors import InputError
 from fusion3d.grid import metric_unit, parse_crs
+from fusion3d.io.whole_file import whole_file
 
 _LONGEST = 2048
 """Pixels on the longer side of the drawn map; a larger map is read from its overviews."""
@@ -61,14 +60,8 @@ def picture(cog: str | Path, out: str | Path, title: str | None = None) -> Path:
     axes.set_ylim(-0.06 * down, down)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    draft = out.with_name(f".{out.stem}.{uuid.uuid4().hex[:8]}.draft.png")
-    try:
+    with whole_file(out) as draft:
         canvas.print_figure(draft, format="png")
-        os.replace(draft, out)
-    except OSError as error:
-        raise InputError(out, f"could not be written ({error.strerror or error})", "free disk space or write elsewhere") from None
-    finally:
-        draft.unlink(missing_ok=True)
     return out
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fusion3d.errors import Fusion3DError, InputError
+from fusion3d.io.whole_file import write_whole
 from fusion3d.report.biomass_map import map_section, other_truth
 from fusion3d.report.document import document
 from fusion3d.report.embedding import embedding_section
@@ -80,15 +79,7 @@ def write_report(
         sections(material),
         simulated=material.simulated,
     )
-    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.draft")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        os.replace(draft, out)
-    except OSError as error:
-        raise InputError(out, f"could not be written ({error.strerror or error})", "free disk space or write elsewhere") from None
-    finally:
-        draft.unlink(missing_ok=True)
-    return out
+    return write_whole(out, page)
 
 
 def sections(material: Material) -> list[Section]:

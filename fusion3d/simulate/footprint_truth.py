@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -15,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pyproj import CRS
 
-from fusion3d.errors import InputError
+from fusion3d.io.whole_file import whole_file
 from fusion3d.simulate.model import SPECIES, Cover, LeafVoxels, Surface, Tile
 from fusion3d.simulate.waveform import (
     FOOTPRINT_RADIUS,
@@ -254,15 +252,10 @@ def write_points(path: Path, columns: dict[str, Any], x: Float64, y: Float64, cr
     if "shot_id" in frame:
         frame["shot_id"] = frame["shot_id"].astype("int64")
     date_before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    draft = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": f"{day.isoformat()}T00:00:00.000Z"})
-        frame.to_file(draft, driver="GPKG", layer=path.stem, engine="pyogrio")
-        os.replace(draft, path)
-    except (OSError, pyogrio.errors.DataSourceError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(path, f"cannot be written ({reason})", "check the folder and the free space") from None
+        with whole_file(path, pyogrio.errors.DataSourceError) as draft:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": f"{day.isoformat()}T00:00:00.000Z"})
+            frame.to_file(draft, driver="GPKG", layer=path.stem, engine="pyogrio")
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": date_before})
-        draft.unlink(missing_ok=True)

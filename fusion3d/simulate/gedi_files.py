@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,8 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fusion3d.errors import InputError
 from fusion3d.io.gedi_products import BEAMS, FULL_POWER_BEAMS
+from fusion3d.io.whole_file import whole_file
 from fusion3d.simulate.gedi_heights import ALGORITHM_2, FILL, MAX_MODES, Heights
 from fusion3d.simulate.waveform import PULSE_NS, Received, pulse
 
@@ -295,8 +293,7 @@ def write_granule(
         The folder cannot be written, or the disk is full.
     """
     columns = {"L1B": L1B, "L2A": L2A, "L4A": L4A}[product]
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
-    try:
+    with whole_file(path) as draft:
         path.parent.mkdir(parents=True, exist_ok=True)
         # In memory first: HDF5 crashes the process when it cannot flush to a full disk.
         held = io.BytesIO()
@@ -311,11 +308,6 @@ def write_granule(
                 if rows:
                     _write_beam(file.create_group(beam), columns, rows, product)
         draft.write_bytes(held.getbuffer())
-        os.replace(draft, path)
-    except OSError as error:
-        raise InputError(path, f"cannot be written ({error.strerror or error})", "check the folder and the free space") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _shot(each: Shot | Prediction) -> Shot:

@@ -19,6 +19,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 
 from fusion3d.errors import InputError
+from fusion3d.io.whole_file import whole_file
 
 Float64 = npt.NDArray[np.float64]
 
@@ -81,7 +82,7 @@ class PointsFile:
             leftover.unlink(missing_ok=True)
 
     def _failed(self, error: BaseException) -> InputError:
-        return InputError(self.path, f"could not be written ({' '.join(str(error).split())[:160]})", _FREE_SPACE)
+        return InputError(self.path, f"cannot be written ({' '.join(str(error).split())[:160]})", _FREE_SPACE)
 
 
 def write_geojson(path: Path, features: Iterable[tuple[shapely.Geometry, Mapping[str, Any]]], crs: CRS) -> Path:
@@ -101,18 +102,11 @@ def write_geojson(path: Path, features: Iterable[tuple[shapely.Geometry, Mapping
     def degrees(points: Float64) -> Float64:
         return np.round(np.column_stack(transformer.transform(points[:, 0], points[:, 1])), _DECIMALS)
 
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with draft.open("w") as file:
-            file.write('{"type": "FeatureCollection", "features": [')
-            for number, (geometry, properties) in enumerate(features):
-                placed = shapely.orient_polygons(shapely.transform(geometry, degrees))
-                feature = {"type": "Feature", "properties": dict(properties), "geometry": json.loads(shapely.to_geojson(placed))}
-                file.write((",\n" if number else "\n") + json.dumps(feature))
-            file.write("\n]}\n")
-        os.replace(draft, path)
-    except OSError as error:
-        raise InputError(path, f"could not be written ({error.strerror or error})", _FREE_SPACE) from None
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole_file(path) as draft, draft.open("w") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for number, (geometry, properties) in enumerate(features):
+            placed = shapely.orient_polygons(shapely.transform(geometry, degrees))
+            feature = {"type": "Feature", "properties": dict(properties), "geometry": json.loads(shapely.to_geojson(placed))}
+            file.write((",\n" if number else "\n") + json.dumps(feature))
+        file.write("\n]}\n")
     return path

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from fusion3d import __version__
 from fusion3d.errors import InputError
 from fusion3d.evaluation.table import text_table
+from fusion3d.io.whole_file import write_whole
 from fusion3d.tasks.scores import Scores
-from fusion3d.tasks.whole_file import write_whole
 
 Float64 = npt.NDArray[np.float64]
 

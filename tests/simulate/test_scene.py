@@ -93,7 +93,7 @@ def test_failure_leaves_neither_scene_nor_draft(tmp_path, monkeypatch):
     from fusion3d.simulate.truth import TruthWriter
 
     def full(self, tile):
-        raise InputError("agb.tif", "could not be written", "free disk space")
+        raise InputError("agb.tif", "cannot be written", "free disk space")
 
     monkeypatch.setattr(TruthWriter, "add", full)
     with pytest.raises(InputError):

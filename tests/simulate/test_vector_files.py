@@ -60,9 +60,9 @@ def test_discarding_leaves_nothing(tmp_path):
 
 def test_folder_that_does_not_exist_is_named(tmp_path):
     file = PointsFile(tmp_path / "none" / "trees.gpkg", LAMBERT, date(2023, 1, 1))
-    with pytest.raises(InputError, match=r"trees\.gpkg: could not be written"):
+    with pytest.raises(InputError, match=r"trees\.gpkg: cannot be written"):
         file.append(np.ones(1), np.ones(1), columns(1))
-    with pytest.raises(InputError, match=r"map\.geojson: could not be written"):
+    with pytest.raises(InputError, match=r"map\.geojson: cannot be written"):
         write_geojson(tmp_path / "none" / "map.geojson", [], LAMBERT)
 
 

@@ -222,7 +222,7 @@ def test_failure_while_writing_keeps_the_files_of_an_earlier_fit(place, tmp_path
     before = {item.name: item.read_bytes() for item in (tmp_path / "out").iterdir()}
 
     def full(self, path):
-        raise InputError(path, "could not be written (No space left on device)")
+        raise InputError(path, "cannot be written (No space left on device)")
 
     monkeypatch.setattr(TargetModel, "write", full)
     with pytest.raises(InputError, match="No space left"):

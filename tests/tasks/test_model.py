@@ -110,7 +110,7 @@ def test_missing_and_unreadable_files_are_refused(tmp_path):
 
 
 def test_write_into_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(InputError, match="could not be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         model().write(tmp_path / "none" / "model.json")
 
 
