@@ -150,3 +150,31 @@ def check_permutation(permutation: Tensor, rows: int) -> None:
     check_index("permutation", permutation, rows)
     if bool((torch.bincount(permutation, minlength=1) > 1).any()):
         raise ConfigError("permutation names a row twice")
+
+
+def check_csr(features: Tensor, row_splits: Tensor, permutation: Tensor | None) -> None:
+    """Raise ConfigError unless `row_splits` and `permutation` have the dtype, shape and device that go with `features`."""
+    check_int64("row_splits", row_splits)
+    check_same("row_splits", row_splits, "features", features, dtype=False)
+    if permutation is not None:
+        check_int64("permutation", permutation)
+        check_same("permutation", permutation, "features", features, dtype=False)
+
+
+def check_csr_values(rows: int, row_splits: Tensor, permutation: Tensor | None) -> None:
+    """Raise ConfigError unless the values of `row_splits` and `permutation` fit that many rows."""
+    if permutation is not None:
+        check_permutation(permutation, rows)
+    check_splits(row_splits, rows if permutation is None else permutation.numel())
+
+
+def in_order(rows: Tensor, permutation: Tensor | None) -> Tensor:
+    """Stored rows in the order in which `row_splits` counts them."""
+    return rows if permutation is None else rows.index_select(0, permutation)
+
+
+def as_stored(ordered: Tensor, permutation: Tensor | None, rows: int) -> Tensor:
+    """Ordered rows where `rows` rows are stored; 0 for those that the permutation leaves out."""
+    if permutation is None:
+        return ordered
+    return ordered.new_zeros(rows, *ordered.shape[1:]).index_copy_(0, permutation, ordered)
