@@ -1,4 +1,4 @@
-// Sums of rows times weights, in packets of channels: what lift and footprint_pool are made of, forward and backward.
+// Sums of rows times weights, in packets of channels: what lift, footprint_pool and softmax_pool are made of.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,11 @@ struct WeightedSum {
 #endif
     FUSION3D_UNROLLED
     for (int c = 0; c < W; ++c) total[c] += widen(row[c]) * weight;
+  }
+
+  FUSION3D_BOTH void combine(const WeightedSum& other) {
+    FUSION3D_UNROLLED
+    for (int c = 0; c < W; ++c) total[c] += other.total[c];
   }
 
   FUSION3D_BOTH void finish(S* to) const {
