@@ -29,6 +29,7 @@ OPERATORS = (
     "height_profile",
     "kernel_map",
     "lift",
+    "softmax_pool",
     "sparse_conv",
     "voxelize",
 )
