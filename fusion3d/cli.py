@@ -335,11 +335,13 @@ def report(
 
 @app.command()
 def doctor() -> None:
-    """Which operators are compiled, which run on plain torch, why, and what to install."""
-    from fusion3d.ops.native import report as lines
+    """Which operators are compiled, which run on plain torch, whether spconv can be used, why, and what to install."""
+    from fusion3d.ops.native import report as operators
+    from fusion3d.sparse.backend import report as convolutions
 
-    for line in lines():
-        out.print(line, markup=False)
+    for lines in (operators, convolutions):
+        for line in lines():
+            out.print(line, markup=False)
 
 
 def main() -> None:

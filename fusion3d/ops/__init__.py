@@ -9,7 +9,7 @@ from fusion3d.ops.height_profile import height_profile
 from fusion3d.ops.kernel_map import KernelMap, kernel_map, strided_kernel_map
 from fusion3d.ops.lift import lift
 from fusion3d.ops.softmax_pool import softmax_pool
-from fusion3d.ops.sparse_conv import sparse_conv
+from fusion3d.ops.sparse_conv import check_convolution, check_pairs, sparse_conv
 from fusion3d.ops.voxelize import Voxels, voxel_row_splits, voxelize
 
 __all__ = [
@@ -17,6 +17,8 @@ __all__ = [
     "FootprintKernel",
     "KernelMap",
     "Voxels",
+    "check_convolution",
+    "check_pairs",
     "column_of_row",
     "column_pool",
     "column_quantile",

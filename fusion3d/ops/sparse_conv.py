@@ -39,13 +39,21 @@ def sparse_conv(
     ConfigError
         A dtype, shape or device does not fit, or the map belongs to other voxels or another kernel.
     """
-    check_float("features", features, 2)
-    check_float("weight", weight, 3)
     device = features.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         features, weight = features.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+    check_convolution(features, weight, kernel_map)
+    rows = kernel_map.in_rows, kernel_map.out_rows, kernel_map.offsets
+    result = native.run(_sparse_conv, features, weight, *rows, kernel_map.outputs)
+    return result if bias is None else result + bias
+
+
+def check_convolution(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> None:
+    """Raise ConfigError unless features, weight and map belong together; the rows of the map are not looked at."""
+    check_float("features", features, 2)
+    check_float("weight", weight, 3)
     check_same("weight", weight, "features", features)
     check_same("kernel_map", kernel_map.in_rows, "features", features, dtype=False)
     if features.shape[0] != kernel_map.inputs:
@@ -53,16 +61,19 @@ def sparse_conv(
     if weight.shape[:2] != (kernel_map.elements, features.shape[1]):
         expected = f"[{kernel_map.elements}, {features.shape[1]}, C_out]"
         raise ConfigError(f"weight must have shape {expected} for this kernel map and features, not {tuple(weight.shape)}")
+
+
+def check_pairs(kernel_map: KernelMap) -> None:
+    """Raise ConfigError unless the rows of a map lie within its voxels, rising within each kernel element."""
     rows = kernel_map.in_rows, kernel_map.out_rows, kernel_map.offsets
-    result = native.run(_sparse_conv, features, weight, *rows, kernel_map.outputs)
-    return result if bias is None else result + bias
+    _check_pairs(kernel_map.inputs, kernel_map.elements, *rows, kernel_map.outputs)
 
 
 def sparse_conv_reference(
     features: Tensor, weight: Tensor, in_rows: Tensor, out_rows: Tensor, offsets: Tensor, outputs: int
 ) -> Tensor:
     """Sum over the kernel's elements; an output voxel occurs at most once in each, so every sum has a fixed order."""
-    _check_pairs(features, weight, in_rows, out_rows, offsets, outputs)
+    _check_pairs(features.shape[0], weight.shape[0], in_rows, out_rows, offsets, outputs)
     return _convolve(features, weight, in_rows, out_rows, offsets, outputs)
 
 
@@ -83,7 +94,7 @@ def sparse_conv_backward_reference(
     grad: Tensor, features: Tensor, weight: Tensor, in_rows: Tensor, out_rows: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the features, [V_in, C_in], by the transposed map, and of the weight, [K, C_in, C_out]."""
-    _check_pairs(features, weight, in_rows, out_rows, offsets, grad.shape[0])
+    _check_pairs(features.shape[0], weight.shape[0], in_rows, out_rows, offsets, grad.shape[0])
     grad_features = _convolve(grad, weight.transpose(1, 2), out_rows, in_rows, offsets, features.shape[0])
     grad_weight = torch.zeros_like(weight)
     for element, pairs in _elements(offsets):
@@ -92,11 +103,11 @@ def sparse_conv_backward_reference(
     return grad_features, grad_weight
 
 
-def _check_pairs(features: Tensor, weight: Tensor, in_rows: Tensor, out_rows: Tensor, offsets: Tensor, outputs: int) -> None:
-    check_index("in_rows", in_rows, features.shape[0])
+def _check_pairs(inputs: int, elements: int, in_rows: Tensor, out_rows: Tensor, offsets: Tensor, outputs: int) -> None:
+    check_index("in_rows", in_rows, inputs)
     check_index("out_rows", out_rows, outputs)
     check_int64("offsets", offsets)
-    count, elements = in_rows.numel(), weight.shape[0]
+    count = in_rows.numel()
     if out_rows.numel() != count:
         raise ConfigError(f"in_rows has {count} pairs but out_rows {out_rows.numel()}")
     if offsets.numel() != elements + 1:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fusion3d.errors import ConfigError
-from fusion3d.ops import sparse_conv
+from fusion3d.sparse.backend import convolve
 from fusion3d.sparse.tensor import SparseTensor
 
 
@@ -64,7 +64,7 @@ class SubmanifoldConv3d(_Convolution):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         pairs = x.submanifold_map(self.kernel_size, self.dilation)
-        return x.with_features(sparse_conv(x.features, self.weight, pairs, self.bias))
+        return x.with_features(convolve(x.features, self.weight, pairs, self.bias))
 
 
 class StridedConv3d(_Convolution):
@@ -81,7 +81,7 @@ class StridedConv3d(_Convolution):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         coordinates, pairs = x.strided_map(self.kernel_size, self.stride)
-        features = sparse_conv(x.features, self.weight, pairs, self.bias)
+        features = convolve(x.features, self.weight, pairs, self.bias)
         return SparseTensor(features, coordinates, x.stride * self.stride, x.maps)
 
 
@@ -108,7 +108,7 @@ class InverseConv3d(_Convolution):
         if x.stride != fine.stride * self.stride:
             raise ConfigError(f"an inverse convolution of stride {self.stride} cannot go from stride {x.stride} to {fine.stride}")
         _, pairs = fine.strided_map(self.kernel_size, self.stride)
-        return fine.with_features(sparse_conv(x.features, self.weight, pairs.transposed(), self.bias))
+        return fine.with_features(convolve(x.features, self.weight, pairs.transposed(), self.bias))
 
 
 class ResidualBlock(nn.Module):
