@@ -97,6 +97,8 @@ def convolve(
 def _by_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap, bias: Tensor | None) -> Tensor:
     current_backend()
     device = features.device
+    if device.type not in _DTYPES:
+        raise ConfigError(f"spconv does not run on {device.type}; take the native sparse backend ({ENVIRONMENT}=native)")
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
         features, weight = features.to(dtype), weight.to(dtype)
@@ -113,9 +115,7 @@ def _by_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap, bias: Te
 
 
 def _check_dtype(features: Tensor) -> None:
-    known = _DTYPES.get(features.device.type, ())
-    if not known:
-        raise ConfigError(f"spconv does not run on {features.device.type}; take the native sparse backend")
+    known = _DTYPES[features.device.type]
     if features.dtype not in known:
         names = " and ".join(str(dtype).removeprefix("torch.") for dtype in known)
         raise ConfigError(

@@ -109,6 +109,11 @@ def convolve(
     """`fusion3d.ops.sparse_conv` without bias, by spconv: at least one pair, a dtype that spconv has, sizes below its limit."""
     if features.device.type == "cpu" or pairs.elements > _LARGEST_IMPLICIT:
         return _Native.apply(features, weight, _shared(_LISTS, pairs, pair_lists))
+    return by_implicit_gemm(features, weight, pairs)
+
+
+def by_implicit_gemm(features: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
+    """`convolve` by spconv's default algorithm on CUDA, for at most 32 kernel elements."""
     with torch.cuda.device(features.device):  # spconv asks the current device for its architecture and stream
         forth, back = _shared(_TABLES, pairs, pair_table), _shared(_TABLES, pairs.transposed(), pair_table)
         return _ImplicitGemm.apply(features, weight, forth, back)

@@ -37,8 +37,8 @@ _SECONDS = 300.0
 
 def installed(path: Sequence[str] | None = None) -> dict[str, Distribution]:
     """Distributions of spconv and cumm by name, on `path` or `sys.path`."""
-    found = {}
-    for distribution in distributions(**({} if path is None else {"path": list(path)})):
+    found: dict[str, Distribution] = {}
+    for distribution in distributions(path=list(sys.path if path is None else path)):
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         if _NAME.fullmatch(name):
             found.setdefault(name, distribution)
@@ -83,7 +83,7 @@ def _problem(kind: str, index: int | None) -> str:
     problem = install_problem()
     if problem:
         return problem
-    device = torch.device(kind, index)
+    device = torch.device(kind if index is None else f"{kind}:{index}")
     conditions = _conditions(device)
     if _remembered(conditions):
         return ""
