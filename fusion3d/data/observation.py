@@ -140,7 +140,7 @@ class FootprintObservation(_Movable):
 
     @property
     def count(self) -> int:
-        return int(self.chip.numel())
+        return self.chip.numel()
 
     def part(self, start: int, stop: int) -> FootprintObservation:
         """Footprints in the chips ``start:stop``, without copying them."""
@@ -186,7 +186,7 @@ class ChipBatch(_Movable):
 
     @property
     def chips(self) -> int:
-        return int(self.origin.shape[0])
+        return self.origin.shape[0]
 
     @property
     def columns(self) -> int:

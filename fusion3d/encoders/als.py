@@ -22,6 +22,7 @@ from fusion3d.encoders.output import CellGrid, ColumnEmbedding, EmbeddingHead
 from fusion3d.encoders.registry import Encoder, register, sensor_missing
 from fusion3d.errors import ConfigError
 from fusion3d.ops import (
+    Csr,
     Voxels,
     column_of_row,
     column_pool,
@@ -108,15 +109,16 @@ class AlsEncoder(Encoder):
         # Of a voxel that straddles the edge of cells, the cell of its first point in the store's order would depend on the chip;
         # its centre does not.
         groups = voxel_row_splits(self._voxel_cell(voxels.coordinates, batch, grid, coarsening), grid.count)
+        by_cell = csr_by_column(points.cell, grid.count)
         pooled = torch.cat(
             (
                 softmax_pool(found.features, self.score(found.features), groups.row_splits, groups.permutation),
                 column_pool(found.features, groups.row_splits, "max", groups.permutation),
-                *self._heights(points, grid),
+                *self._heights(points, by_cell),
             ),
             dim=1,
         )
-        present = torch.bincount(points.cell, minlength=grid.count) > 0
+        present = by_cell.row_splits.diff() > 0
         shared, features = self.head(pooled, present)
         return ColumnEmbedding(shared, features, present, grid.cell, grid.per_side, grid.per_side)
 
@@ -127,7 +129,7 @@ class AlsEncoder(Encoder):
 
     def _points(self, batch: ChipBatch, als: PointObservation, grid: CellGrid, coarsening: int) -> _Points:
         kept = als.height.isfinite() & (als.height >= LOWEST) & (als.height < HIGHEST)
-        column = column_of_row(als.row_splits)[kept]
+        column = column_of_row(als.row_splits, als.height.shape[0])[kept]
         offset, height = als.offset[kept], als.height[kept]
         chip, inside = column // batch.size**2, column % batch.size**2
         place = torch.stack((inside // batch.size, inside % batch.size), dim=1)  # row, column
@@ -163,12 +165,10 @@ class AlsEncoder(Encoder):
         cell = (chip * grid.per_side + cells[:, 0]) * grid.per_side + cells[:, 1]
         return torch.where(inside, cell, -1)
 
-    def _heights(self, points: _Points, grid: CellGrid) -> tuple[Tensor, Tensor]:
+    def _heights(self, points: _Points, by_cell: Csr) -> tuple[Tensor, Tensor]:
         """Logarithm of the number of points, and quantiles of height, of each cell; 0 where there is none."""
-        by_cell = csr_by_column(points.cell, grid.count)
-        order = by_cell.permutation
         quantiles = points.height.new_tensor(_QUANTILES)
-        heights = column_quantile(points.height if order is None else points.height[order], by_cell.row_splits, quantiles)
+        heights = column_quantile(points.height[by_cell.permutation], by_cell.row_splits, quantiles)
         count = by_cell.row_splits.diff().to(self.dtype).log1p()[:, None]
         return count / 4, heights.nan_to_num(0.0) / _TALL
 

@@ -59,7 +59,7 @@ class GediEncoder(Encoder):
             raise sensor_missing(batch, sensor)
         footprints = batch.gedi
         finite = footprints.height.isfinite() & footprints.energy.isfinite()
-        footprint = column_of_row(footprints.row_splits)[finite]
+        footprint = column_of_row(footprints.row_splits, footprints.height.shape[0])[finite]
         row_splits = torch.cat((finite.new_zeros(1, dtype=torch.int64), finite.cumsum(0)))[footprints.row_splits]
         height, energy = footprints.height[finite].to(self.dtype), footprints.energy[finite].to(self.dtype)
         points = self.points(point_features(height, energy, footprint, row_splits))

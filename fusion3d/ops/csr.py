@@ -77,10 +77,10 @@ def _(column: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     return column.new_empty(columns + 1), column.new_empty(torch.library.get_ctx().new_dynamic_size())
 
 
-def column_of_row(row_splits: Int64[Tensor, " columns_plus_one"]) -> Int64[Tensor, " rows"]:
-    """The column that owns each row."""
+def column_of_row(row_splits: Int64[Tensor, " columns_plus_one"], rows: int | None = None) -> Int64[Tensor, " rows"]:
+    """The column that owns each row; whoever knows how many `rows` there are spares a GPU the wait for that number."""
     columns = torch.arange(row_splits.numel() - 1, device=row_splits.device)
-    return torch.repeat_interleave(columns, row_splits.diff())
+    return torch.repeat_interleave(columns, row_splits.diff(), output_size=rows)
 
 
 def sum_by_column(rows: Shaped[Tensor, "rows channels"], row_splits: Int64[Tensor, " columns_plus_one"]) -> Tensor:

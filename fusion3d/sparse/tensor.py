@@ -43,7 +43,7 @@ class SparseTensor:
     @property
     def voxels(self) -> int:
         """V."""
-        return int(self.features.shape[0])
+        return self.features.shape[0]
 
     def with_features(self, features: Float[Tensor, "voxels channels"]) -> SparseTensor:
         """Other features on the same voxels."""
