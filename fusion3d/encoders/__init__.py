@@ -5,6 +5,7 @@ from fusion3d.encoders.checkpoint import load_encoder, save_encoder
 from fusion3d.encoders.fusion import fuse
 from fusion3d.encoders.gedi import GediEncoder
 from fusion3d.encoders.output import CellGrid, ColumnEmbedding, FootprintEmbedding
+from fusion3d.encoders.program import export_program, program_inputs
 from fusion3d.encoders.raster import RasterEncoder
 from fusion3d.encoders.registry import ENCODERS, Encoder, build, kind_of, register
 
@@ -18,9 +19,11 @@ __all__ = [
     "GediEncoder",
     "RasterEncoder",
     "build",
+    "export_program",
     "fuse",
     "kind_of",
     "load_encoder",
+    "program_inputs",
     "register",
     "save_encoder",
 ]

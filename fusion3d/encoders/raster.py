@@ -146,10 +146,11 @@ class RasterEncoder(Encoder):
         kernels = self.kernels(raster.bands, raster.pixel)
         at_once = max(1, _PIECE // max(1, raster.values.shape[-1] * raster.values.shape[-2]))
         encoded = []
-        for start in range(0, max(1, chip.numel()), at_once):
-            piece = (chip[start : start + at_once], date[start : start + at_once])
+        # A traced program cannot loop as often as its input says: it takes all images as one piece.
+        pieces = [(chip, date)] if torch.compiler.is_compiling() else list(zip(chip.split(at_once), date.split(at_once)))
+        for piece in pieces:
             arguments = (raster.values[piece], raster.valid[piece], kernels, raster, raster.pixel_origin[piece[0]], grid, size)
-            if torch.is_grad_enabled() and chip.numel() > at_once:
+            if torch.is_grad_enabled() and len(pieces) > 1:
                 encoded.append(checkpoint(self._encode_images, *arguments, use_reentrant=False))
             else:
                 encoded.append(self._encode_images(*arguments))
@@ -268,6 +269,8 @@ def check_raster(raster: RasterObservation, batch: ChipBatch, sensor: str) -> No
         return
     if raster.columns_per_pixel < 1:
         raise ConfigError(f"{sensor}: neither pixels_per_column nor columns_per_pixel is given; one must be at least 1")
+    if torch.compiler.is_compiling():
+        return  # a traced program cannot decide by values
     if chips and int(raster.pixel_origin.max()) + batch.size > min(height, width) * raster.columns_per_pixel:
         raise ConfigError(
             f"{sensor}: {height} x {width} pixels of {raster.columns_per_pixel} columns do not cover chips of "

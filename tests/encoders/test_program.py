@@ -1,0 +1,118 @@
+"""Encoders compiled by torch.compile and exported by torch.export give what they give as they are, whatever the size of a batch.
+
+Backend aot_eager traces forward and backward through every fake kernel, and leaves out the minutes that inductor takes for C++.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fusion3d.encoders import ENCODERS, build, export_program, program_inputs
+from fusion3d.errors import ConfigError
+from tests.encoders.batches import chips, emptied, single
+
+CASES = [("als", "als"), ("gedi", "gedi"), ("raster", "s2"), ("raster", "coarse")]
+
+
+def tiny(kind, **options):
+    torch.manual_seed(0)
+    return build(kind, "tiny", **options).eval()
+
+
+def batches(sensor):
+    """Other numbers of chips, points, footprints and dates than the example of two chips."""
+    example = chips(sensors=(sensor,))
+    others = [chips(origin, sensors=(sensor,)) for origin in ([(2, 9)], [(0, 0), (7, 3), (4, 4)])]
+    empty = [] if sensor == "gedi" else [emptied(example), single(example, 9)]
+    return example, [example, *others, *empty]
+
+
+@pytest.mark.parametrize(("kind", "sensor"), CASES)
+def test_exported_program_read_again_equals_the_encoder_on_batches_of_any_size(kind, sensor, tmp_path):
+    encoder, (example, others) = tiny(kind), batches(sensor)
+    torch.export.save(export_program(encoder, example, sensor), tmp_path / "encoder.pt2")
+    program = torch.export.load(tmp_path / "encoder.pt2").module()
+    for batch in others:
+        found, expected = program(*program_inputs(batch, sensor)), encoder(batch, sensor)
+        assert torch.equal(found[2], expected.present)
+        torch.testing.assert_close(found[0], expected.shared, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[1], expected.features, rtol=1e-5, atol=1e-5)
+
+
+def test_program_runs_with_the_operators_alone(tmp_path):
+    encoder, example = tiny("als"), chips(sensors=("als",))
+    torch.export.save(export_program(encoder, example, "als", cell=16.0), tmp_path / "encoder.pt2")
+    torch.save((program_inputs(example, "als"), encoder(example, cell=16.0).features.detach()), tmp_path / "case.pt")
+    code = (
+        "import sys, torch, fusion3d.ops\n"
+        "program = torch.export.load('encoder.pt2').module()\n"
+        "inputs, expected = torch.load('case.pt')\n"
+        "torch.testing.assert_close(program(*inputs)[1], expected)\n"
+        "assert 'fusion3d.encoders' not in sys.modules\n"
+    )
+    path = ":".join(filter(None, sys.path))
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_example_that_shows_nothing_is_refused():
+    with pytest.raises(ConfigError, match="holds no observation of sensor 's1'"):
+        export_program(tiny("raster"), chips(sensors=("s2",)), "s1")
+    for sensor in ("als", "gedi"):
+        with pytest.raises(ConfigError, match=f"nothing that {sensor} saw"):
+            export_program(tiny(sensor), emptied(chips(sensors=(sensor,))), sensor)
+    with pytest.raises(ConfigError, match="no images of s2"):
+        export_program(tiny("raster"), chips((), sensors=("s2",)), "s2")
+
+
+@pytest.mark.parametrize(("kind", "sensor"), CASES[:3])
+def test_compiled_encoder_is_one_graph_and_equals_the_encoder_on_other_batches(kind, sensor):
+    graphs = []
+
+    def counted(graph, example):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    encoder, (_, others) = tiny(kind), batches(sensor)
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend=counted)
+    for batch in (others[0], chips([(0, 0), (7, 3)], sensors=(sensor,)), others[2]):
+        found, expected = compiled(batch, sensor), encoder(batch, sensor)
+        assert torch.equal(found.present, expected.present)
+        torch.testing.assert_close(found.features, expected.features, rtol=1e-5, atol=1e-5)
+    assert len(graphs) == 1
+
+
+def test_compiled_gradients_equal_those_of_the_encoder():
+    torch.compiler.reset()
+    encoder = tiny("als", levels=2)
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend="aot_eager")
+    for origin in ([(3, 5), (4, 2)], [(0, 0), (7, 3)]):
+        batch, gradients = chips(origin, sensors=("als",)), []
+        upstream = torch.randn(batch.columns, encoder.width, generator=torch.Generator().manual_seed(1))
+        for one in (compiled, encoder):
+            encoder.zero_grad()
+            (one(batch).features * upstream).sum().backward()
+            gradients.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
+        assert len(gradients[0]) == len(gradients[1]) > 20
+        for found, expected in zip(*gradients):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "base"])
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_every_preset_trains_a_step_on_a_small_batch(kind, preset):
+    torch.manual_seed(0)
+    sensor = {"raster": "s2"}.get(kind, kind)
+    batch, encoder = chips(size=2, sensors=(sensor,)), build(kind, preset)
+    found = encoder(batch, sensor)
+    assert found.features.shape[1] == encoder.presets[preset]["width"]
+    (found.shared.square().sum() + found.features[:, 0].sum()).backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
+    assert sum(p.grad is not None for p in encoder.parameters()) > 10
