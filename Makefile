@@ -24,8 +24,9 @@ bench: $(STAMP)
 gate: $(STAMP)
 	$(BIN)/python cuda_ext/compile_gate.py
 
+# TESTS=tests/cuda_ext/test_every_operator.py: only those
 sanitize: $(STAMP)
-	cuda_ext/sanitize.sh
+	cuda_ext/sanitize.sh $(TESTS)
 
 # Headless Chromium opens the report in a test; without it that test is skipped.
 browser:

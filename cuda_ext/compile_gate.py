@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
-"""Compile the CUDA kernels without a GPU and refuse what would be slow or would not load.
+"""Compile the operators without a GPU and refuse what would be slow, would not load or would fail on large data.
 
 For sm_80 and sm_90, with PTX: no spills and at most 64 registers a thread in any kernel. Of the linked libraries, with and
-without CUDA: no C++ symbol of torch, and no symbol that only a CUDA build of torch has unless it is weak.
+without CUDA: no C++ symbol of torch, and no symbol that only a CUDA build of torch has unless it is weak. Of every source: no
+warning; among them are those for 64-bit sizes that become 32-bit ones unasked.
 
     python cuda_ext/compile_gate.py
+
+Without nvcc only the CPU's part is looked at, without a C++ compiler nothing, and the last line says so.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -73,43 +76,56 @@ def symbol_faults(library: str, listing: str) -> list[str]:
     return faults
 
 
-def _compile(source: Path, tools: build.Toolchain, folder: Path) -> list[Kernel]:
-    command = [*build.compile_command(source, tools), "-Xptxas", "-v", "-o", str(folder / f"{source.name}.o")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise build.CannotBuild(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return kernels_of(done.stderr)
-
-
 def main() -> int:
     """Print the kernels with most registers and every fault; 1 if there is a fault."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        print("compile gate: skipped: there is no C++ compiler; install g++ or set CXX")
+        return 0
+    os.environ.pop("FUSION3D_CUDA_TARGETS", None)
     os.environ["FUSION3D_CUDA"] = "1"
+    try:
+        reason, variants = "", {"library with CUDA": build.find_toolchain()}
+    except build.CannotBuild as problem:
+        reason, variants = str(problem), {}
+    os.environ["FUSION3D_CUDA"] = "0"
+    faults: list[str] = []
+    try:
+        variants["library without CUDA"] = build.find_toolchain()
+        for name, tools in variants.items():
+            objects = build.compile_all(tools)
+            reports = {compiled: build.report_of(compiled).read_text() for compiled in objects}
+            faults += chain.from_iterable(map(build.warnings_in, reports.values()))
+            faults += symbol_faults(name, _undefined_symbols(objects, tools))
+            if tools.nvcc:
+                faults += _inspect_kernels(list(chain.from_iterable(map(kernels_of, reports.values()))), tools)
+    except build.CannotBuild as problem:
+        faults.append(str(problem))
+    for fault in dict.fromkeys(faults):  # both libraries hold the CPU's objects
+        print(f"compile gate: {fault}", file=sys.stderr)
+    if reason:
+        print(f"compile gate: kernels skipped: {reason}")
+    return 1 if faults else 0
+
+
+def _undefined_symbols(objects: list[Path], tools: build.Toolchain) -> str:
     with tempfile.TemporaryDirectory() as scratch:
-        folder, listings = Path(scratch), {}
-        try:
-            tools = build.find_toolchain()
-            device_sources = [source for source in build.sources(tools) if source.suffix == ".cu"]
-            with ThreadPoolExecutor(2) as pool:
-                kernels = list(chain.from_iterable(pool.map(lambda source: _compile(source, tools, folder), device_sources)))
-            for name, cuda in (("library with CUDA", "1"), ("library without CUDA", "0")):
-                os.environ["FUSION3D_CUDA"] = cuda
-                build.build(folder / "library.so")
-                nm = ["nm", "-D", "--undefined-only", str(folder / "library.so")]
-                listings[name] = subprocess.run(nm, capture_output=True, text=True, check=True).stdout
-        except build.CannotBuild as problem:
-            print(f"compile gate: {problem}", file=sys.stderr)
-            return 1
-    faults = [*kernel_faults(kernels), *chain.from_iterable(symbol_faults(*item) for item in listings.items())]
-    if not kernels:
-        faults.append("ptxas reported no kernel at all")
-    for target in sorted({kernel.target for kernel in kernels}):
+        library = Path(scratch) / "library.so"
+        build.link(objects, library, tools)
+        nm = ["nm", "-D", "--undefined-only", str(library)]
+        return subprocess.run(nm, capture_output=True, text=True, check=True).stdout
+
+
+def _inspect_kernels(kernels: list[Kernel], tools: build.Toolchain) -> list[str]:
+    faults = kernel_faults(kernels)
+    for target in (f"sm_{number}" for number in tools.cuda_targets):
         of_target = [kernel for kernel in kernels if kernel.target == target]
+        if not of_target:
+            faults.append(f"ptxas reported no kernel for {target}")
+            continue
         most = max(of_target, key=lambda kernel: kernel.registers)
         spilled = sum(kernel.spilled for kernel in of_target)
         print(f"{target}: {len(of_target)} kernels, {spilled} bytes spilled, at most {most.registers} registers ({most.name})")
-    for fault in faults:
-        print(f"compile gate: {fault}", file=sys.stderr)
-    return 1 if faults else 0
+    return faults
 
 
 if __name__ == "__main__":

@@ -63,6 +63,11 @@ inline void check_int64(const char* name, const Tensor& tensor) {
   if (tensor.dim() != 1 || tensor.scalar_type() != ScalarType::Long) refuse(name, " must be one-dimensional int64");
 }
 
+// There is one offset more than there are columns.
+inline void check_columns(int64_t columns) {
+  if (columns < 0 || columns == INT64_MAX) refuse("there cannot be ", columns, " columns");
+}
+
 inline void check_shape(const char* name, const Tensor& tensor, int64_t rows, int64_t columns) {
   check_dimensions(name, tensor, 2);
   if (tensor.size(0) != rows || tensor.size(1) != columns)

@@ -58,7 +58,8 @@ inline void check_raster_shape(const std::vector<int64_t>& shape) {
   if (shape.size() != 4) refuse("shape must name chips, channels, height and width, not ", shape.size(), " sizes");
   int64_t elements = 1;
   for (const int64_t size : shape)
-    if (size < 0 || __builtin_mul_overflow(elements, size + 1, &elements)) refuse("shape holds sizes of no raster");
+    if (size < 0 || size == INT64_MAX || __builtin_mul_overflow(elements, size + 1, &elements))
+      refuse("shape holds sizes of no raster");
 }
 
 }  // namespace fusion3d

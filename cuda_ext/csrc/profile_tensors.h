@@ -8,20 +8,19 @@ namespace fusion3d {
 // The arguments in dense memory, their shapes checked; values are checked by the device that they are on.
 struct ProfileTensors {
   ProfileTensors(const Tensor& given, const Tensor& row_splits, const Tensor& limits)
-      : heights(torch::stable::contiguous(given)),
-        edges(torch::stable::contiguous(limits)),
-        csr("heights", given, row_splits, std::nullopt, given.numel(), 1) {
+      : csr("heights", given, row_splits, std::nullopt, given.numel(), 1), heights(torch::stable::contiguous(given)) {
     check_dimensions("heights", given, 1);
     check_dimensions("edges", limits, 1);
     check_same_device("edges", limits, "heights", given);
     if (limits.scalar_type() != ScalarType::Double) refuse("edges must be float64");
     if (limits.numel() < 2) refuse("edges must hold at least 2 heights, not ", limits.numel());
+    edges = torch::stable::contiguous(limits);
   }
 
   int64_t bins() const { return edges.numel() - 1; }
 
+  CsrTensors csr;  // first: it refuses too many heights
   Tensor heights, edges;
-  CsrTensors csr;
 };
 
 inline Tensor checked_weights(const Tensor& weights, const Tensor& heights) {

@@ -9,10 +9,10 @@ namespace fusion3d {
 struct QuantileTensors {
   QuantileTensors(
       const Tensor& given, const Tensor& row_splits, const Tensor& wanted, const std::optional<Tensor>& permutation)
-      : heights(torch::stable::contiguous(given)),
+      : csr("heights", given, row_splits, std::nullopt, permutation ? permutation->numel() : given.numel(), 1),
+        heights(torch::stable::contiguous(given)),
         quantiles(torch::stable::contiguous(wanted)),
-        order(permutation ? std::optional(torch::stable::contiguous(*permutation)) : std::nullopt),
-        csr("heights", given, row_splits, std::nullopt, permutation ? permutation->numel() : given.numel(), 1) {
+        order(permutation ? std::optional(torch::stable::contiguous(*permutation)) : std::nullopt) {
     check_dimensions("heights", given, 1);
     check_dimensions("quantiles", wanted, 1);
     check_same_device("quantiles", wanted, "heights", given);
@@ -22,9 +22,9 @@ struct QuantileTensors {
     check_same_device("permutation", *permutation, "heights", given);
   }
 
+  CsrTensors csr;  // of ordered rows: a row may be named twice, for nothing is written to it. First: it refuses too many
   Tensor heights, quantiles;
   std::optional<Tensor> order;
-  CsrTensors csr;  // of ordered rows: a row may be named twice, for nothing is written to it
 };
 
 inline void check_quantile_values(const double* quantiles, int64_t count) {

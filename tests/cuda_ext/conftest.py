@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,9 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if shutil.which("g++") is None:
         pytest.skip("no g++: the host replay of the CUDA schedules is C++")
     library = tmp_path_factory.mktemp("replay") / "replay.so"
-    subprocess.run([sys.executable, ROOT / "cuda_ext/build.py", "--replay", "--output", library], check=True)
+    sanitize = os.environ.get("FUSION3D_SANITIZE", "")  # cuda_ext/sanitize.sh
+    options = ["--replay", "--output", library, *(["--sanitize", sanitize] if sanitize else [])]
+    subprocess.run([sys.executable, ROOT / "cuda_ext/build.py", *options], check=True)
     return ctypes.CDLL(str(library))
 
 

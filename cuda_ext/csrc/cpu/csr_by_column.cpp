@@ -10,7 +10,7 @@ namespace {
 
 std::tuple<Tensor, Tensor> csr_by_column(const Tensor& column, int64_t columns) {
   check_int64("column", column);
-  if (columns < 0) refuse("there cannot be ", columns, " columns");
+  check_columns(columns);
   const Tensor names = torch::stable::contiguous(column);
   const int64_t* const name = data<int64_t>(names);
   Tensor splits = torch::stable::new_empty(column, {columns + 1});

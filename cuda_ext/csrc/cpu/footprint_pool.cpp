@@ -45,7 +45,7 @@ Tensor footprint_pool_backward(
   check_dimensions("grad", grad, 2);
   const FootprintPairs pairs("grad", grad, row_splits, column, weight);
   check_shape("grad", grad, pairs.footprints(), grad.size(1));
-  if (columns < 0) refuse("there cannot be ", columns, " columns");
+  check_columns(columns);
   const int64_t* const column_of = data<int64_t>(pairs.columns);
   check_index("column", column_of, pairs.count(), columns);
   check_csr(pairs.csr);

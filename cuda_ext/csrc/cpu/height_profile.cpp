@@ -56,7 +56,7 @@ class BinTable {
   const Bins& bins_;
   double low_ = 0, scale_ = 0;
   int64_t steps_ = 0;
-  std::vector<int32_t> least_, most_;
+  std::vector<int64_t> least_, most_;  // the first and the last bin that a height of a step may lie in
 };
 
 template <class H, class Amount>

@@ -220,6 +220,7 @@ Tensor sparse_conv(const Tensor& features, const Tensor& weight, const Tensor& i
   check_pairs(map.pairs);
   const Tensor rows = torch::stable::contiguous(features), elements = torch::stable::contiguous(weight);
   Tensor result = torch::stable::new_empty(features, {outputs, weight.size(2)});
+  if (result.numel() == 0) return result;  // of no channels there may be any number of rows
   prefer_huge_pages(result.mutable_data_ptr(), result.numel() * int64_t(result.element_size()));
   with_float_type("features", features.scalar_type(), [&](auto scalar) {
     using S = decltype(scalar);

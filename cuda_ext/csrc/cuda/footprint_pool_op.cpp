@@ -29,7 +29,7 @@ Tensor footprint_pool_backward_op(
   const FloatType type = float_type_of("grad", grad.scalar_type());
   const FootprintPairs pairs("grad", grad, row_splits, column, weight);
   check_shape("grad", grad, pairs.footprints(), grad.size(1));
-  if (columns < 0) refuse("there cannot be ", columns, " columns");
+  check_columns(columns);
   const OnDeviceOf device(grad);
   check_index("column", pairs.columns, columns, device.stream);
   check_csr(pairs.csr, grad, device.stream);
