@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fusion3d.data.chances import capped_chances, systematic
 from fusion3d.data.observation import (
     Band,
     ChipBatch,
@@ -53,7 +54,8 @@ def read_chips(
     max_dates : of a series, sampled by `generator` (evenly spread without one); None keeps all
     max_points_per_column : a denser column is thinned, by `generator` or evenly in file order without one; None keeps all
     footprint_filter : quality filter of GEDI footprints; None is the published default
-    generator : source of randomness in training; without it the result depends on the columns alone
+    generator : source of randomness in training; without it the result depends on the columns alone. What is drawn of a sensor
+        does not depend on which others are read
     """
     names = store.sensors if sensors is None else [name for name in store.sensors if name in sensors]
     return collate(
@@ -75,13 +77,15 @@ def _read_chip(
     generator: np.random.Generator | None,
 ) -> ChipBatch:
     window = Window(*origin, size, size)
-    rasters = {name: read_raster(store, name, window, max_dates, generator) for name in names if name not in ("als", "gedi")}
+    spawned = [None] * len(store.sensors) if generator is None else generator.spawn(len(store.sensors))
+    draws = dict(zip(store.sensors, spawned, strict=True))
+    rasters = {name: read_raster(store, name, window, max_dates, draws[name]) for name in names if name not in ("als", "gedi")}
     return ChipBatch(
         origin=torch.tensor([origin], dtype=torch.int64),
         size=size,
         column=store.grid.column,
         voxel=store.grid.voxel,
-        als=read_points(store, window, max_points_per_column, generator) if "als" in names else None,
+        als=read_points(store, window, max_points_per_column, draws["als"]) if "als" in names else None,
         gedi=read_footprints(store, window, footprint_filter) if "gedi" in names else None,
         rasters={name: raster for name, raster in rasters.items() if raster is not None},
     )
@@ -151,7 +155,7 @@ def read_raster(
 ) -> RasterObservation | None:
     """A raster sensor's pixels over a window, standardised band by band; None when no pixel is valid."""
     info = store.raster_info(name)
-    stored = store.raster(name, window, _steps(len(info.dates), max_dates, generator))
+    stored = store.raster(name, window, _steps(info.dates, max_dates, generator))
     valid = stored.valid & np.isfinite(stored.values)
     if not valid.any():
         return None
@@ -173,12 +177,21 @@ def read_raster(
     )
 
 
-def _steps(dates: int, most: int | None, generator: np.random.Generator | None) -> list[int] | None:
-    if most is None or dates <= most:
+def _steps(dates: Sequence[str | None], most: int | None, generator: np.random.Generator | None) -> list[int] | None:
+    """Dates to read; drawn ones are spread over the seasons that there are, and alike within each."""
+    if most is None or len(dates) <= most:
         return None
     if generator is None:
-        return sorted({round(step) for step in np.linspace(0, dates - 1, most)})
-    return sorted(generator.choice(dates, size=most, replace=False).tolist())
+        return sorted({round(step) for step in np.linspace(0, len(dates) - 1, most)})
+    season = np.array([_season(date) for date in dates])
+    order = np.lexsort((generator.random(len(dates)), season))
+    chance = capped_chances(1.0 / np.bincount(season)[season], 1.0, most)
+    return sorted(order[systematic(chance[order], generator.random())].tolist())
+
+
+def _season(date: str | None) -> int:
+    """December to February is 0, ..., September to November is 3; 4 without a date."""
+    return 4 if date is None else datetime.date.fromisoformat(date).month % 12 // 3
 
 
 def read_footprints(store: Store, window: Window, keep: FootprintFilter | None = None) -> FootprintObservation | None:
@@ -219,7 +232,7 @@ def collate(batches: Sequence[ChipBatch]) -> ChipBatch:
     Raises
     ------
     ConfigError
-        The chips differ in size or grid, or a sensor's bands differ between stores.
+        The chips differ in size or grid, a sensor's bands differ between stores, or chips were drawn for different pairs.
     """
     if not batches:
         raise ConfigError("a batch needs at least one chip")
@@ -231,6 +244,8 @@ def collate(batches: Sequence[ChipBatch]) -> ChipBatch:
         raise ConfigError(
             f"chips of different size, column or voxel {sorted(shapes)} do not make one batch; prepare the stores alike"
         )
+    if any(batch.drawn != first.drawn for batch in batches):
+        raise ConfigError("chips that were drawn for different pairs of sensors do not make one batch")
     names = sorted({name for batch in batches for name in batch.rasters})
     return ChipBatch(
         origin=torch.cat([batch.origin for batch in batches]),
@@ -240,6 +255,8 @@ def collate(batches: Sequence[ChipBatch]) -> ChipBatch:
         als=_join_points(batches),
         gedi=_join_footprints(batches),
         rasters={name: _join_raster(name, batches) for name in names},
+        drawn=first.drawn,
+        store=None if all(batch.store is None for batch in batches) else torch.cat([batch.scene for batch in batches]),
     )
 
 
@@ -250,10 +267,10 @@ def _join_points(batches: Sequence[ChipBatch]) -> PointObservation | None:
     counts = [
         torch.zeros(batch.columns, dtype=torch.int64) if batch.als is None else batch.als.row_splits.diff() for batch in batches
     ]
-    return PointObservation(
-        *(torch.cat([getattr(item, name) for item in found]) for name in ("offset", "height", "attributes")),
-        row_splits=_splits(torch.cat(counts)),
+    offset, height, attributes = (
+        torch.cat([getattr(item, name) for item in found]) for name in ("offset", "height", "attributes")
     )
+    return PointObservation(offset, height, attributes, _splits(torch.cat(counts)))
 
 
 def _join_footprints(batches: Sequence[ChipBatch]) -> FootprintObservation | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -33,7 +34,7 @@ def _move(value: object, *args: object, **kwargs: object) -> object:
 
 @dataclass(frozen=True)
 class _Movable:
-    def to(self, *args: object, **kwargs: object):
+    def to(self, *args: object, **kwargs: object) -> Self:
         """A copy on another device or, for floating tensors, of another dtype."""
         return replace(self, **{f.name: _move(getattr(self, f.name), *args, **kwargs) for f in fields(self)})
 
@@ -173,6 +174,8 @@ class ChipBatch(_Movable):
     als, gedi : observations or None
     rasters : by sensor name
     drawn : pairs of sensors that the chips were drawn for, where only those were read; None where all sensors were
+    store : number of the store that each chip is from; None where all are from one. Rows and columns of different stores have
+        nothing to do with each other
     """
 
     origin: Int64[Tensor, "chips 2"]
@@ -183,6 +186,7 @@ class ChipBatch(_Movable):
     gedi: FootprintObservation | None = None
     rasters: Mapping[str, RasterObservation] = field(default_factory=dict)
     drawn: tuple[DrawnPair, ...] | None = None
+    store: Int64[Tensor, " chips"] | None = None
 
     @property
     def chips(self) -> int:
@@ -193,12 +197,18 @@ class ChipBatch(_Movable):
         """M, the number of columns of the batch."""
         return self.chips * self.size * self.size
 
+    @property
+    def scene(self) -> Int64[Tensor, " chips"]:
+        """Number of each chip's store, 0 where all are from one."""
+        return torch.zeros_like(self.origin[:, 0]) if self.store is None else self.store
+
     def part(self, start: int, stop: int) -> ChipBatch:
         """The chips ``start:stop`` as a batch of their own, without copying what was recorded."""
         side = self.size * self.size
         return replace(
             self,
             origin=self.origin[start:stop],
+            store=None if self.store is None else self.store[start:stop],
             als=None if self.als is None else self.als.part(start * side, stop * side),
             gedi=None if self.gedi is None else self.gedi.part(start, stop),
             rasters={name: raster.part(start, stop) for name, raster in self.rasters.items()},

@@ -6,7 +6,6 @@ loss is the sum over all pairs (Horvitz and Thompson 1952, JASA 47).
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fusion3d.data.chances import capped_chances, systematic
 from fusion3d.errors import ConfigError
 
 Pair = tuple[str, str]
@@ -46,17 +46,7 @@ def inclusion(pairs: Sequence[Pair], count: int, preference: Mapping[str, float]
     size = np.array([named.get(f"{a}-{b}", named.get(f"{b}-{a}", 1.0)) for a, b in pairs], np.float64)
     if len(size) and not (np.isfinite(size).all() and (size > 0).all()):
         raise ConfigError("preferences of pairs must be positive numbers; leave a sensor out with --data.sensors instead")
-    chance = np.zeros(len(pairs))
-    certain = np.zeros(len(pairs), bool)
-    if count >= len(pairs):
-        return [1.0] * len(pairs)
-    while True:
-        rest = ~certain
-        chance[rest] = (count - certain.sum()) * size[rest] / size[rest].sum()
-        over = rest & (chance >= 1.0)
-        if not over.any():
-            return [float(part) for part in chance]
-        chance[over], certain = 1.0, certain | over
+    return capped_chances(size, 1.0, count).tolist()
 
 
 def draw_pairs(
@@ -78,14 +68,9 @@ def systematic_sample(pairs: Sequence[Pair], chance: Sequence[float], order: Seq
     if not pairs:
         return []
     degree = Counter(name for pair in pairs for name in pair)
-    upper = np.cumsum([chance[index] for index in order])
-    upper[-1] = round(upper[-1])
-    ticks = np.floor(upper - start).astype(int)
     drawn = []
-    for index, before, after in zip(order, [math.floor(-start), *ticks[:-1]], ticks, strict=True):
-        if after > before:
-            weight = 1.0 / chance[index]
-            first, second = pairs[index]
-            # A sensor's own term is shared out over its pairs: its expected weight is 1 however many pairs it is in.
-            drawn.append(DrawnPair(pairs[index], weight, (weight / degree[first], weight / degree[second])))
+    for at in systematic([chance[index] for index in order], start):
+        pair, weight = pairs[order[at]], 1.0 / chance[order[at]]
+        # A sensor's own term is shared out over its pairs: its expected weight is 1 however many pairs it is in.
+        drawn.append(DrawnPair(pair, weight, (weight / degree[pair[0]], weight / degree[pair[1]])))
     return drawn

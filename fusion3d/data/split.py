@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from fusion3d.grid import Grid, Window
 Mask = npt.NDArray[np.bool_]
 
 _NEAR = 0.1
+_ENOUGH = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Split:
         ----------
         observed : [rows, cols] columns that count
         chip : columns a side of the chips that must fit in
-        region : side of a region, columns; None takes at least two chips and at most a sixteenth of the longer side
+        region : side of a region, columns; None takes two chips or a sixteenth of the longer side, and larger ones or a strip
+            where margins around such squares would leave little for training
+        buffer : columns around the regions that training leaves alone too
 
         Raises
         ------
@@ -74,20 +78,24 @@ class Split:
         side = max(2 * chip, max(grid.rows, grid.cols) // 16) if region is None else region
         if side < chip:
             raise ConfigError(f"--data.region {side} is smaller than a chip of {chip} columns; make it at least {chip}")
-        squares = cls._hold(grid, observed, (_edges(grid.rows, side), _edges(grid.cols, side)), fraction, chip, buffer, seed)
-        found = [] if squares is None else [squares]
-        # Few large squares can only hold out coarse shares: a strip then comes nearer.
-        if squares is None or (region is None and abs(squares.share(observed) - fraction) > _NEAR):
-            strips = (
-                cls._hold(grid, observed, edges, fraction, chip, buffer, seed) for edges in _strips(grid, fraction, chip, buffer)
-            )
-            found += [strip for strip in strips if strip is not None]
+        layouts = _layouts(grid, fraction, chip, buffer, side, fixed=region is not None)
+        found: list[Split] = []
+        for edges in layouts:
+            split = cls._hold(grid, observed, edges, fraction, chip, buffer, seed)
+            if split is not None:
+                found.append(split)
+                if region is not None or split._shortfall(observed, fraction, chip) == (0.0, 0.0):
+                    return split
         if not found:
             raise ConfigError(
-                f"a scene of {grid.rows} x {grid.cols} columns is too small to hold out a part with chips of {chip} columns; "
-                f"make --data.size smaller, or set --data.holdout 0"
+                f"a scene of {grid.rows} x {grid.cols} columns is too small to hold out a part with chips of {chip} columns and "
+                f"{buffer} columns between; make --data.buffer or --data.size smaller, or set --data.holdout 0"
             )
-        return min(found, key=lambda split: abs(split.share(observed) - fraction))
+        return min(found, key=lambda split: split._shortfall(observed, fraction, chip))
+
+    def _shortfall(self, observed: Mask, fraction: float, chip: int) -> tuple[float, float]:
+        """By how much too much or too little is held out, and by how much too little is left for training; (0, 0) is good."""
+        return max(0.0, abs(self.share(observed) - fraction) - _NEAR), max(0.0, _ENOUGH - self.left(observed, chip))
 
     @classmethod
     def _hold(
@@ -104,7 +112,7 @@ class Split:
         counts = np.add.reduceat(np.add.reduceat(observed.astype(np.int64), row_edges[:-1], axis=0), col_edges[:-1], axis=1)
         total, held_columns = int(counts.sum()), 0
         held: list[tuple[int, int]] = []
-        for at in sorted(map(tuple, np.argwhere(counts).tolist()), key=lambda at: _rank(seed, *at)):
+        for at in sorted(((int(row), int(col)) for row, col in np.argwhere(counts)), key=lambda at: _rank(seed, *at)):
             if not held and not _fits(observed, cls._of(grid, edges, [at], buffer).held_out(), chip):
                 continue
             more = held_columns + int(counts[at])
@@ -122,6 +130,13 @@ class Split:
     def share(self, observed: Mask) -> float:
         """Share of the observed columns that is held out."""
         return float(self.held_out()[observed].mean())
+
+    def left(self, observed: Mask, chip: int) -> float:
+        """Share of the observed columns not held out that lie in a chip that keeps the margin: what training can use."""
+        free = chip_counts(self.training(), chip, 1) == chip * chip
+        reached = chip_counts(np.pad(free, chip - 1), chip, 1) > 0
+        rest = observed & ~self.held_out()
+        return float(reached[rest].mean()) if reached.size and rest.any() else 0.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -201,9 +216,20 @@ def _edges(extent: int, side: int) -> tuple[int, ...]:
     return tuple(extent * part // parts for part in range(parts + 1))
 
 
+def _layouts(
+    grid: Grid, fraction: float, chip: int, buffer: int, side: int, fixed: bool
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Ways to cut a grid into regions: squares of a side, larger ones, and strips. Fewer regions lose less to their margins."""
+    yield _edges(grid.rows, side), _edges(grid.cols, side)
+    while not fixed and 2 * side <= max(grid.rows, grid.cols) // 2:
+        side *= 2
+        yield _edges(grid.rows, side), _edges(grid.cols, side)
+    yield from _strips(grid, fraction, chip, buffer)
+
+
 def _strips(grid: Grid, fraction: float, chip: int, buffer: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Ways to cut a small grid in two, the longer side first: a strip of at least a chip and the rest."""
-    ways = []
+    ways: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for extent, rows_first in sorted([(grid.rows, True), (grid.cols, False)], key=lambda item: -item[0]):
         strip = max(chip, round(fraction * extent))
         for cut in (extent - strip, strip):

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from fusion3d.data.datamodule import ChipDataModule
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.pretraining.alignment import ALIGNMENTS, alignment_class
 from fusion3d.pretraining.callbacks import (
     AtomicCheckpointIO,
     ConfigurationFile,
@@ -47,6 +48,8 @@ class PretrainCLI(LightningCLI):
         parser.add_argument("--checkpoint_every", type=int, default=100, help="Steps between checkpoints.")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments(("model.pairs", "model.alignment"), "data.pairs", compute_fn=pairs_to_read)
+        parser.link_arguments("model.pair_weights", "data.pair_weights")
 
     def before_instantiate_classes(self) -> None:
         self.run = Path(self.config["out"])
@@ -74,6 +77,12 @@ class PretrainCLI(LightningCLI):
             callbacks.append(StepProgressBar())
         plugins = [*_listed(wanted.get("plugins")), AtomicCheckpointIO()]
         return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **options)
+
+
+def pairs_to_read(pairs: int, alignment: str) -> int | None:
+    """Pairs whose sensors a batch is read for; None reads all sensors, for ways of aligning that look at all of them."""
+    # A name that is not known is refused by the model, with the names there are.
+    return None if alignment in ALIGNMENTS and alignment_class(alignment).every_sensor else pairs
 
 
 def main(args: list[str]) -> int:

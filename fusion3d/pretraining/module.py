@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -134,6 +135,13 @@ class CrossModalPretraining(LightningModule):
             raise ConfigError(f"encoders must agree on shared_dim to be compared, not {lengths}")
         self.alignment.begin(self.encoders)
 
+    def receptive_field(self, sensors: Sequence[str], column: float, voxel: float) -> int:
+        """Columns around a column that can change what an encoder of `sensors` says of it; metres in."""
+        options = self.hparams["encoder_options"] or {}
+        with torch.device("meta"):
+            encoders = [build(kind_of(name), self.hparams["preset"], **options.get(name, {})) for name in sensors]
+        return max(encoder.receptive_field(column, voxel=voxel) for encoder in encoders)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """`ConfigError` when the data of a run that goes on are not those it began with."""
         if checkpoint["hyper_parameters"].get("scene") != self.hparams["scene"]:
@@ -192,7 +200,8 @@ class CrossModalPretraining(LightningModule):
     def draw(self, batch: ChipBatch, key: tuple[int, ...]) -> list[DrawnPair]:
         """Pairs to contrast: those that the batch was drawn for, else drawn from those that meet in it."""
         if batch.drawn is not None:
-            return list(batch.drawn)
+            # A sensor may have been under clouds on all dates that were read of all chips.
+            return [item for item in batch.drawn if set(item.pair) <= set(batch.sensors)]
         pairs = self._known_pairs(batch)
         count = max(1, len(pairs)) if self.alignment.every_sensor else self.hparams["pairs"]
         return draw_pairs(pairs, count, stream(*key, _PAIRS), self.hparams["pair_weights"])

@@ -122,22 +122,24 @@ class LocationContrast(nn.Module):
         self, batch: ChipBatch, pair: Pair, embedded: Mapping[str, Embedded], generator: torch.Generator
     ) -> tuple[Tensor | None, int]:
         """The loss of a pair, None when fewer than two sites are left, and the number of sites."""
-        first, second, position = self._meet(batch, pair, embedded)
+        first, second, position, scene = self._meet(batch, pair, embedded)
         if len(first) > self.max_columns:
             chosen = torch.randperm(len(first), generator=generator)[: self.max_columns].sort().values.to(first.device)
-            first, second, position = first[chosen], second[chosen], position[chosen]
+            first, second, position, scene = first[chosen], second[chosen], position[chosen], scene[chosen]
         if len(first) < 2:
             return None, len(first)
-        scene = torch.zeros(len(first), dtype=torch.int64, device=first.device)
         # Half a column: the same column in two overlapping chips is no negative of itself, its neighbour is.
         radius = max(self.exclusion, batch.column / 2)
         return contrast(first.float(), second.float(), self.temperature, position, scene, radius), len(first)
 
-    def _meet(self, batch: ChipBatch, pair: Pair, embedded: Mapping[str, Embedded]) -> tuple[Tensor, Tensor, Tensor]:
+    def _meet(self, batch: ChipBatch, pair: Pair, embedded: Mapping[str, Embedded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Vectors of both sensors, position and store of the sites where they meet."""
         first, second = (embedded[name] for name in pair)
         if "gedi" not in pair:
             keep = first.present & second.present
-            return first.vectors[keep], second.vectors[keep], column_position(batch, first.vectors.device)[keep]
+            device = first.vectors.device
+            scene = batch.scene.to(device).repeat_interleave(batch.size**2)
+            return first.vectors[keep], second.vectors[keep], column_position(batch, device)[keep], scene[keep]
         footprints, columns = (first, second) if pair[0] == "gedi" else (second, first)
         gedi = batch.gedi
         assert gedi is not None
@@ -156,7 +158,8 @@ class LocationContrast(nn.Module):
         position = corner.flip(1) + gedi.position
         unit = nn.functional.normalize(pooled[keep], dim=1)
         vectors = footprints.vectors[keep]
-        return (vectors, unit, position[keep]) if pair[0] == "gedi" else (unit, vectors, position[keep])
+        place = position[keep], batch.scene.to(gedi.chip.device)[gedi.chip][keep]
+        return (vectors, unit, *place) if pair[0] == "gedi" else (unit, vectors, *place)
 
 
 def relative_origin(batch: ChipBatch) -> Tensor:

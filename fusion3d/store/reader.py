@@ -202,6 +202,26 @@ class Store:
         key = (row - window.row) * window.cols + (col - window.col)
         return key, offset, read("height"), elevation, {name: read(name) for name in names}
 
+    def block_values(self, block_row: int, block_col: int, names: Sequence[str]) -> tuple[Int64, dict[str, npt.NDArray[Any]]]:
+        """Row splits by column of a block and values of its points, without positions: a cheaper read than `points`.
+
+        Parameters
+        ----------
+        names : "height", "elevation" (metres, float64) and point attributes; attributes that are not stored are left out
+        """
+        window, block = self.grid.block_window(block_row, block_col), (block_row, block_col)
+        kept = [name for name in names if name in ("height", "elevation", *self._als.attributes)]
+        if block not in self._point_blocks:
+            return np.zeros(window.size + 1, np.int64), {name: np.zeros(0, np.float32) for name in kept}
+        group, lattice = self._root[f"als/{block_name(*block)}"], self._als.lattice
+        found = {}
+        for name in kept:
+            values = np.asarray(group["z" if name == "elevation" else name][:])
+            if name == "elevation":
+                values = lattice.origin[2] + (values + np.int64(group.attrs["anchor"][2])) * lattice.scale[2]
+            found[name] = values
+        return self._offsets(block), found
+
     # -- rasters
 
     def raster(self, name: str, window: Window, steps: Sequence[int] | None = None) -> StoredRaster:

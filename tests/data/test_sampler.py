@@ -6,7 +6,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from fusion3d.data.sampler import ChipSampler, coverage, find_candidates, fixed_chips, seen_by_enough
+from fusion3d.data.candidates import coverage, find_candidates, fixed_chips, seen_by_enough
+from fusion3d.data.sampler import ChipSampler
 from fusion3d.errors import ConfigError
 from tests.data.scene import NO_POINTS, open_scene
 
@@ -37,11 +38,11 @@ def test_every_candidate_holds_enough_columns_of_both_sensors():
         assert all(both[row : row + SIZE, col : col + SIZE].sum() >= least for row, col in item.origin)
 
 
-def test_chip_depends_on_seed_and_number_alone():
-    first, again, other = (ChipSampler(candidates(), 3, seed=seed) for seed in (5, 5, 6))
-    assert [first.chip(i) for i in (7, 0, 3)] == [again.chip(i) for i in (7, 0, 3)]
-    assert [first.chip(i) for i in range(20)] != [other.chip(i) for i in range(20)]
-    assert len({first.chip(i).seed for i in range(100)}) == 100
+def test_batch_depends_on_seed_and_number_alone():
+    first, again, other = (ChipSampler(candidates(), 3, seed=seed, pairs=1) for seed in (5, 5, 6))
+    assert [first.batch(i) for i in (7, 0, 3)] == [again.batch(i) for i in (7, 0, 3)]
+    assert [first.batch(i) for i in range(20)] != [other.batch(i) for i in range(20)]
+    assert len({chip.seed for i in range(50) for chip in first.batch(i)}) == 150
 
 
 def test_iteration_goes_on_where_it_is_told_to_start():
@@ -59,7 +60,7 @@ def test_processes_of_one_run_draw_the_chips_of_one_larger_batch():
 def test_pairs_are_drawn_alike_however_rare():
     sampler = ChipSampler(candidates(), 1)
     # Only chips of the pair (als, gedi) lie in the south-east.
-    drawn = Counter(sampler.chip(i).row >= 30 and sampler.chip(i).col >= 30 for i in range(2000))
+    drawn = Counter((sampler.batch(i)[0].row >= 30 and sampler.batch(i)[0].col >= 30) for i in range(2000))
     assert drawn[True] / 2000 == pytest.approx(0.25, abs=0.04)
 
 
