@@ -134,9 +134,11 @@ class Split:
     def left(self, observed: Mask, chip: int) -> float:
         """Share of the observed columns not held out that lie in a chip that keeps the margin: what training can use."""
         free = chip_counts(self.training(), chip, 1) == chip * chip
+        if not free.size:
+            return 0.0
         reached = chip_counts(np.pad(free, chip - 1), chip, 1) > 0
         rest = observed & ~self.held_out()
-        return float(reached[rest].mean()) if reached.size and rest.any() else 0.0
+        return float(reached[rest].mean()) if rest.any() else 0.0
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -123,21 +123,25 @@ def _heights(store: Store, allowed: Mask, step: int, shape: tuple[int, int]) -> 
     grid = store.grid
     for block_row, block_col in grid.blocks_in(grid.window):
         window = grid.block_window(block_row, block_col)
+        allowed_here = allowed[window.row : window.row_stop, window.col : window.col_stop].ravel()
+        if not allowed_here.any():
+            continue
         splits, values = store.block_values(block_row, block_col, ("height", "elevation", "classification"))
-        good = np.isfinite(values["height"]) & (values["height"] < _TALLEST)
+        height = values["height"]
+        bad = ~(height < _TALLEST)
         if "classification" in values:
-            good &= ~np.isin(values["classification"], NOISE_CLASSES)
-        column = np.repeat(np.arange(window.size), np.diff(splits))[good]
-        height, elevation = values["height"][good].astype(np.float64), values["elevation"][good]
-        points = np.bincount(column, minlength=window.size)
-        use = (points > 0) & allowed[window.row : window.row_stop, window.col : window.col_stop].ravel()
-        starts = np.cumsum(points) - points
-        top = np.zeros(window.size)
-        top[points > 0] = np.maximum.reduceat(height, starts[points > 0]) if len(height) else 0.0
-        ground = np.bincount(column, elevation - height, window.size) / np.maximum(points, 1)
+            bad |= np.isin(values["classification"], NOISE_CLASSES)
+        filled = np.diff(splits) > 0
+        first = splits[:-1][filled]
+        top, ground = np.full((2, window.size), np.nan)
+        if len(first):
+            top[filled] = np.maximum.reduceat(np.where(bad, -np.inf, height), first)
+            # Every point of a column lies above the same ground model: one of them tells it.
+            ground[filled] = values["elevation"][first] - height[first]
+        use = np.isfinite(top) & np.isfinite(ground) & allowed_here
         cell = _cell_of(window, step, shape[1])[use]
         counts += np.bincount(cell, minlength=len(counts))
-        for total, values_of_column in zip(sums, (np.maximum(top, 0.0), ground), strict=True):
+        for total, values_of_column in zip(sums, (top, ground), strict=True):
             total += np.bincount(cell, values_of_column[use], len(counts))
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).reshape(2, *shape)
 
