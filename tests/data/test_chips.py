@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from fusion3d.data.chips import collate, read_chips
+from fusion3d.data.chips import _steps, collate, read_chips
 from fusion3d.data.observation import FOOTPRINT_ATTRIBUTES, POINT_ATTRIBUTES
+from fusion3d.data.pairs import draw_pairs, stream
 from fusion3d.errors import ConfigError
 from fusion3d.store import Store
 from tests.data.scene import CLOUDED, COLS, ROWS, canopy, open_scene
@@ -21,6 +24,8 @@ def same(first, second) -> bool:
         return first.shape == second.shape and torch.equal(first.nan_to_num(-9e9), second.nan_to_num(-9e9))
     if hasattr(first, "__dataclass_fields__"):
         return all(same(getattr(first, name), getattr(second, name)) for name in first.__dataclass_fields__)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(same(one, other) for one, other in zip(first, second, strict=True))
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
     return first == second
@@ -120,6 +125,61 @@ def test_sampled_dates_are_at_most_the_cap_and_in_order(store):
     assert s2.values.shape[1] == 3
     known = s2.days[0][s2.days[0].isfinite()]
     assert (known.diff() > 0).all()
+
+
+def test_drawn_dates_of_a_sensor_do_not_depend_on_what_else_is_read(store):
+    alone, beside = (
+        read_chips(store, [(0, 0)], 8, sensors, max_dates=2, max_points_per_column=3, generator=np.random.default_rng(3))
+        for sensors in (["s2"], None)
+    )
+    assert same(alone.rasters["s2"], beside.rasters["s2"])
+
+
+def drawn_dates(dates, most, draws=4000):
+    generator = np.random.default_rng(0)
+    return [tuple(_steps(dates, most, generator)) for _ in range(draws)]
+
+
+def test_seasons_are_drawn_alike_and_dates_alike_within_a_season():
+    # Seven dates in summer, two in winter (one in December), one in spring.
+    dates = [f"2021-0{month}-{day:02d}" for month, day in ((6, 1), (6, 9), (6, 20), (7, 1), (7, 15), (8, 1), (8, 30))]
+    dates += ["2021-01-10", "2021-12-10", "2022-04-01"]
+    draws = drawn_dates(dates, 2)
+    assert {len(set(draw)) for draw in draws} == {2}
+    rate = np.bincount(np.concatenate(draws), minlength=10) / len(draws)
+    assert rate == pytest.approx([2 / 21] * 7 + [1 / 3] * 2 + [2 / 3], abs=0.03)
+    assert len(set(draws)) > 15
+
+
+def test_dates_of_all_seasons_come_together():
+    dates = ["2021-01-01", "2021-02-01", "2021-04-01", "2021-05-01", "2021-07-01", "2021-08-01", "2021-10-01", "2021-11-01"]
+    draws = drawn_dates(dates, 4, 400)
+    assert all([step // 2 for step in draw] == [0, 1, 2, 3] for draw in draws)
+    assert len(set(draws)) == 16
+
+
+def test_dates_that_are_not_known_are_drawn_too():
+    rate = np.bincount(np.concatenate(drawn_dates([None, None, "2021-01-01"], 1)), minlength=3) / 4000
+    assert rate == pytest.approx([0.25, 0.25, 0.5], abs=0.03)
+
+
+def test_dates_without_a_generator_are_the_same_and_spread():
+    assert _steps(["2021-01-01"] * 9, 3, None) == [0, 4, 8]
+    assert _steps(["2021-01-01"] * 3, 3, np.random.default_rng(0)) is None
+
+
+def test_chips_keep_their_store_and_drawn_pairs_when_they_join(store):
+    drawn = tuple(draw_pairs([("als", "s2"), ("als", "ortho")], 1, stream(0)))
+    first, second = (
+        replace(read_chips(store, [(0, 0)], 8, ["als"]), store=torch.tensor([number]), drawn=drawn) for number in (4, 2)
+    )
+    batch = collate([first, second])
+    assert batch.scene.tolist() == [4, 2]
+    assert batch.drawn == drawn
+    assert batch.part(1, 2).scene.tolist() == [2]
+    assert read_chips(store, [(0, 0), (1, 1)], 8, ["als"]).scene.tolist() == [0, 0]
+    with pytest.raises(ConfigError, match="different pairs"):
+        collate([first, replace(second, drawn=None)])
 
 
 def test_collate_pads_dates_and_marks_them_absent(store):

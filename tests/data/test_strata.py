@@ -26,7 +26,7 @@ def highest(col: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
-    """Ground rising to the south by 20 degrees, canopy low in the west and tall in the east, two classes of cover (5 m pixels)."""
+    """Ground rising to the south by 20 degrees, canopy low in the west and tall in the east, classes of cover (5 m pixels)."""
     path = tmp_path_factory.mktemp("strata") / "scene.zarr"
     grid, writer = scene_grid(ROWS, COLS), StoreWriter(path)
     blocks = []
