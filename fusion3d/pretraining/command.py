@@ -178,6 +178,7 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*dirpath has changed.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*Total length of .list. across ranks is zero.*",
     ):
         warnings.filterwarnings("ignore", text)
     for name in (

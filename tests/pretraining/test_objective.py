@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -72,6 +73,45 @@ def test_a_column_seen_in_two_chips_is_no_negative_of_itself():
     forth = torch.cat([similarity.diagonal()[:, None], other, other], 1).logsumexp(1)
     back = torch.cat([similarity.diagonal()[:, None], other.T, other.T], 1).logsumexp(1)
     assert loss.item() == pytest.approx(((forth + back) / 2 - similarity.diagonal()).mean().item(), rel=1e-5)
+
+
+def test_same_column_numbers_in_different_stores_are_negatives_of_each_other():
+    batch = replace(plain_batch(((5, 5), (5, 5))), store=torch.tensor([0, 1]))
+    a, b = unit(18, 4), unit(18, 4, seed=1)
+    seen = torch.ones(18, dtype=torch.bool)
+    loss, _ = LocationContrast(0.2)(batch, ("als", "s2"), {"als": Embedded(a, seen), "s2": Embedded(b, seen)}, stream(0))
+    assert loss.item() == pytest.approx(info_nce(a, b, 0.2).item(), rel=1e-5)
+
+
+def test_exclusion_reaches_over_the_chips_of_one_store_only():
+    """Chips of one column, side by side: excluded in one store, negatives in two."""
+    a, b = unit(2, 4), unit(2, 4, seed=1)
+    seen = torch.ones(2, dtype=torch.bool)
+    embedded = {"als": Embedded(a, seen), "s2": Embedded(b, seen)}
+    beside = plain_batch(((5, 5), (5, 6)), size=1)
+    contrast = LocationContrast(0.2, exclusion=50.0, max_columns=2)
+    losses = [
+        contrast(replace(beside, store=torch.tensor(stores)), ("als", "s2"), embedded, stream(0))[0].item()
+        for stores in ([3, 3], [3, 4])
+    ]
+    assert losses == pytest.approx([0.0, info_nce(a, b, 0.2).item()], abs=1e-5)
+
+
+def test_footprints_of_different_stores_are_negatives_of_each_other():
+    two = gedi_at((15.0, 15.0), (15.0, 15.0))
+    gedi = replace(two, chip=torch.tensor([0, 1]))
+    batch = plain_batch(((5, 5), (5, 5)), gedi=gedi)
+    prints, columns = unit(2, 4, seed=2), unit(18, 4)
+    embedded = {
+        "gedi": Embedded(prints, torch.ones(2, dtype=torch.bool)),
+        "s2": Embedded(columns, torch.ones(18, dtype=torch.bool)),
+    }
+    one, other = (
+        LocationContrast(0.2)(replace(batch, store=stores), ("gedi", "s2"), embedded, stream(0))[0].item()
+        for stores in (None, torch.tensor([0, 1]))
+    )
+    assert one == pytest.approx(0.0, abs=1e-6)
+    assert other > 1e-3
 
 
 def test_near_columns_are_excluded_at_a_large_northing_too():
