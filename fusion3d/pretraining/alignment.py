@@ -60,7 +60,13 @@ class Alignment(nn.Module, ABC):
         ----------
         views : embeddings by sensor, computed when asked for
         drawn : pairs of this step, with weights; every pair that meets, with weight 1, when `every_sensor`
-        key : of the random choices
+        key : of the random choices; the same on every process that trains with others
+
+        Notes
+        -----
+        Where several processes train together, each calls this with its own chips and the same pairs. What the loss compares
+        across chips must then be gathered (`fusion3d.pretraining.distributed.gather_rows`), as `LocationContrast` does, and a
+        mean over what a process counts be a `mean_over_ranks`.
         """
 
     def begin(self, encoders: nn.ModuleDict) -> None:
@@ -105,7 +111,7 @@ class PairContrast(Alignment):
     every_sensor = False
 
     def forward(self, views: Views, drawn: Sequence[DrawnPair], key: tuple[int, ...]) -> Aligned:
-        names = sorted({name for item in drawn for name in item.pair}, key=views.sensors.index)
+        names = list(dict.fromkeys(name for item in drawn for name in item.pair))
         embedded = {name: views.unit(name) for name in names}
         # A batch in which no pair meets still makes a step, so that steps and batches keep count of each other.
         loss = 0.0 * self.contrast.log_temperature
@@ -127,5 +133,5 @@ def contrast_of_pairs(
 ) -> dict[str, Tensor]:
     """Contrast by name of pair, of those that meet: the figure by which every way of aligning is validated."""
     embedded = {name: views.unit(name) for name in {name for pair in pairs for name in pair}}
-    found = {f"{a}-{b}": contrast(views.batch, (a, b), embedded, stream(*key))[0] for a, b in pairs}
+    found = {f"{a}-{b}": contrast.alone(views.batch, (a, b), embedded, stream(*key))[0] for a, b in pairs}
     return {name: value for name, value in found.items() if value is not None}

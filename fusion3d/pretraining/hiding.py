@@ -11,12 +11,14 @@ What is hidden of each sensor:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fusion3d.data.chips import collate
 from fusion3d.data.observation import ChipBatch, FootprintObservation, PointObservation, RasterObservation
 from fusion3d.ops import column_of_row, height_profile, splits_from_counts
 from fusion3d.pretraining.objective import to_columns
@@ -74,6 +76,18 @@ def hide(batch: ChipBatch, sensor: str, generator: torch.Generator) -> tuple[Chi
         return None
     raster, pixels = hide_pixels(batch.rasters[sensor], batch.size, generator)
     return replace(batch, rasters={**batch.rasters, sensor: raster}), pixels
+
+
+def hide_by_chip(batch: ChipBatch, sensor: str, generators: Sequence[torch.Generator]) -> tuple[ChipBatch, Hidden] | None:
+    """As `hide`, with a generator for each chip: what is hidden of a chip does not depend on the others of its batch."""
+    found = [hide(batch.part(chip, chip + 1), sensor, generator) for chip, generator in enumerate(generators)]
+    questions = [question for question in found if question is not None]
+    if len(questions) < 2:
+        return questions[0] if questions else None
+    shown, hidden = zip(*questions, strict=True)
+    first = hidden[0]
+    whole = type(first)(*(torch.cat([getattr(part, name) for part in hidden]) for name in ("target", "known")))
+    return collate(shown), whole
 
 
 def hide_points(points: PointObservation, column: float, generator: torch.Generator) -> tuple[PointObservation, HiddenProfile]:

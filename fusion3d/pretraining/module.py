@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
 from fusion3d.encoders.registry import Encoder, build, kind_of
 from fusion3d.errors import ConfigError
 from fusion3d.pretraining.alignment import Aligned, alignment_class, contrast_of_pairs
-from fusion3d.pretraining.hiding import hide
-from fusion3d.pretraining.objective import LocationContrast, meeting_pairs
-from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_loss
-from fusion3d.pretraining.views import Views
+from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, total_over_ranks
+from fusion3d.pretraining.hiding import hide_by_chip
+from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meetings
+from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
+from fusion3d.pretraining.views import Views, equal_pieces, nothing_seen
 
 _PAIRS, _COLUMNS, _HIDING, _GLOBAL = range(4)
 _FINAL_RATE = 0.01
@@ -168,12 +169,16 @@ class CrossModalPretraining(LightningModule):
     # -- a step
 
     def encode(self, batch: ChipBatch, sensor: str) -> ColumnEmbedding | FootprintEmbedding:
-        """What the encoder of a sensor says of a batch that holds it."""
-        return self.encoders[sensor](batch, sensor)
+        """What the encoder of a sensor says of a batch; nothing is present where the batch does not hold the sensor."""
+        encoder = self.encoders[sensor]
+        if sensor not in batch.sensors:  # other processes of a step may hold it
+            return nothing_seen(batch, sensor, encoder.shared_dim, encoder.width, next(encoder.parameters()))
+        return encoder(batch, sensor)
 
     def views(self, batch: ChipBatch) -> Views:
         """Embeddings of a batch by sensor, computed when asked for."""
-        return Views(batch, self.encode, self.hparams["chips_at_once"])
+        chips = self.hparams["chips_at_once"]
+        return Views(batch, self.encode, None if chips is None else equal_pieces(chips), self.device)
 
     def on_train_batch_start(self, batch: ChipBatch, batch_idx: int) -> None:
         """Layers that draw for themselves (dropout) draw the same in a resumed run."""
@@ -191,18 +196,21 @@ class CrossModalPretraining(LightningModule):
     def training_step(self, batch: ChipBatch, batch_idx: int) -> Tensor:
         """Estimate of the sum over all pairs of sensors, from the drawn ones."""
         key = self._key(batch_idx)
-        loss, parts = self.loss(batch, self.draw(batch, key), (*key, self.global_rank))
+        loss, parts = self.loss(batch, self.draw(batch, key), key)
         parts["loss"] = loss.detach()
         self._remember(parts, batch_idx)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=batch.chips)
         return loss
 
     def draw(self, batch: ChipBatch, key: tuple[int, ...]) -> list[DrawnPair]:
-        """Pairs to contrast: those that the batch was drawn for, else drawn from those that meet in it."""
+        """Pairs to contrast: those that the batch was drawn for, else drawn from those that meet in it.
+
+        The same on every process that trains with others: pairs meet where the batches of all of them, as one, say so.
+        """
         if batch.drawn is not None:
-            # A sensor may have been under clouds on all dates that were read of all chips.
-            return [item for item in batch.drawn if set(item.pair) <= set(batch.sensors)]
-        pairs = self._known_pairs(batch)
+            return list(batch.drawn)
+        counts = total_over_ranks(meetings(batch, self.sensors).to(self.device)).tolist()
+        pairs = [pair for pair, count in zip(combinations(self.sensors, 2), counts, strict=True) if count >= 2]
         count = max(1, len(pairs)) if self.alignment.every_sensor else self.hparams["pairs"]
         return draw_pairs(pairs, count, stream(*key, _PAIRS), self.hparams["pair_weights"])
 
@@ -228,9 +236,10 @@ class CrossModalPretraining(LightningModule):
 
         Parameters
         ----------
-        key : of the random choices
+        key : of the random choices; the same on every process that trains with others
         """
         views = self.views(batch)
+        first = counted_before(batch.chips, self.device)
         if len(self.sensors) == 1:
             # A store of one sensor has nothing to compare it with: retention is all there is to learn.
             aligned = Aligned(0.0 * sum(p.sum() for p in self.alignment.parameters()), {}, dict.fromkeys(batch.sensors, 1.0))
@@ -238,28 +247,35 @@ class CrossModalPretraining(LightningModule):
             aligned = self.alignment(views, drawn, (*key, _COLUMNS))
         loss, parts = aligned.loss, dict(aligned.parts)
         for name, weight in aligned.own_weight.items() if self.hparams["retention"] else []:
-            value = self.retain(views, name, stream(*key, _HIDING, self.sensors.index(name)))
+            value = self.retain(views, name, (*key, _HIDING, self.sensors.index(name)), first)
             if value is not None:
                 loss = loss + self.hparams["retention"] * weight * value
                 parts[f"retention_{name}"] = value.detach()
         return loss, parts
 
-    def retain(self, views: Views, sensor: str, generator: torch.Generator) -> Tensor | None:
-        """Loss of a sensor's answer about what was hidden of it; None when nothing could be hidden."""
-        question = hide(views.batch, sensor, generator)
-        if question is None:
-            return None
-        shown, hidden = question
-        found = views.of(shown).embedding(sensor)
-        return retention_loss(
-            self.decoders[sensor],
-            found.features,
-            found.present,
-            hidden,
-            views.batch.rasters.get(sensor),
-            self.hparams["retention_target"],
-            sensor,
-        )
+    def retain(self, views: Views, sensor: str, key: tuple[int, ...], first: int = 0) -> Tensor | None:
+        """Loss of a sensor's answer about what was hidden of it; None when nothing could be hidden.
+
+        Parameters
+        ----------
+        key : of what is hidden
+        first : number of the batch's first chip among the chips of all processes
+        """
+
+        def ask(piece: ChipBatch, start: int) -> tuple[Tensor, Tensor] | None:
+            numbers = range(first + start, first + start + piece.chips)
+            question = hide_by_chip(piece, sensor, [stream(*key, number) for number in numbers])
+            if question is None:
+                return None
+            shown, hidden = question
+            found = self.encode(shown, sensor)
+            target, raster = self.hparams["retention_target"], piece.rasters.get(sensor)
+            return retention_error(self.decoders[sensor], found.features, found.present, hidden, raster, target, sensor)
+
+        answers = [answer for answer in views.in_pieces(sensor, ask) if answer is not None]
+        nothing = torch.zeros((), device=self.device)
+        total, count = (sum((answer[item] for answer in answers), nothing) for item in (0, 1))
+        return mean_over_ranks(total, count)
 
     def validation_step(self, batch: ChipBatch, batch_idx: int) -> None:
         """Contrast of every pair that meets in a batch of columns never trained on."""

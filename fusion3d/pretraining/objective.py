@@ -10,18 +10,19 @@ With embeddings z of unit length, present columns V of a pair (a, b) and X_i the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from fusion3d.data.observation import ChipBatch, RasterObservation
 from fusion3d.data.pairs import Pair
 from fusion3d.errors import ConfigError
 from fusion3d.ops import contrast, footprint_pool
+from fusion3d.pretraining.distributed import counts_by_rank, gather_rows, rank
 
 _LEAST_MASS = 0.2
 _TEMPERATURES = (0.01, 1.0)
@@ -69,10 +70,23 @@ def to_columns(pixels: Float[Tensor, "chips channels height width"], raster: Ras
     return pixels.permute(0, 2, 3, 1)[chip, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)[..., None, None]
 
 
+def meetings(batch: ChipBatch, sensors: Sequence[str]) -> Int64[Tensor, " pairs"]:
+    """Columns that both sensors of each pair of `sensors` saw, in the order of ``combinations(sensors, 2)``."""
+    total = torch.zeros(len(sensors) * (len(sensors) - 1) // 2, dtype=torch.int64)
+    for chip in range(batch.chips):  # one at a time: masks of all pixels of a batch are large
+        part = batch.part(chip, chip + 1)
+        seen = {name: presence(part, name) for name in sensors if name in part.sensors}
+        total += torch.tensor(
+            [int((seen[a] & seen[b]).sum()) if a in seen and b in seen else 0 for a, b in combinations(sensors, 2)],
+            dtype=torch.int64,
+        )
+    return total
+
+
 def meeting_pairs(batch: ChipBatch, least: int = 2) -> list[Pair]:
     """Pairs of sensors that saw at least `least` of the same columns of a batch; one meeting gives no negative."""
-    seen = {name: presence(batch, name) for name in batch.sensors}
-    return [pair for pair in combinations(batch.sensors, 2) if int((seen[pair[0]] & seen[pair[1]]).sum()) >= least]
+    counts = meetings(batch, batch.sensors).tolist()
+    return [pair for pair, count in zip(combinations(batch.sensors, 2), counts, strict=True) if count >= least]
 
 
 @dataclass(frozen=True)
@@ -121,56 +135,122 @@ class LocationContrast(nn.Module):
     def forward(
         self, batch: ChipBatch, pair: Pair, embedded: Mapping[str, Embedded], generator: torch.Generator
     ) -> tuple[Tensor | None, int]:
-        """The loss of a pair, None when fewer than two sites are left, and the number of sites."""
-        first, second, position, scene = self._meet(batch, pair, embedded)
-        if len(first) > self.max_columns:
-            chosen = torch.randperm(len(first), generator=generator)[: self.max_columns].sort().values.to(first.device)
-            first, second, position, scene = first[chosen], second[chosen], position[chosen], scene[chosen]
-        if len(first) < 2:
-            return None, len(first)
-        # Half a column: the same column in two overlapping chips is no negative of itself, its neighbour is.
-        radius = max(self.exclusion, batch.column / 2)
-        return contrast(first.float(), second.float(), self.temperature, position, scene, radius), len(first)
+        """The loss of a pair, None when fewer than two sites are left, and the number of sites.
 
-    def _meet(self, batch: ChipBatch, pair: Pair, embedded: Mapping[str, Embedded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Vectors of both sensors, position and store of the sites where they meet."""
+        The sites of all processes that train together are contrasted with one another: the loss is that of one process with
+        all chips, and so is the gradient after the processes' gradients have been averaged.
+
+        Parameters
+        ----------
+        generator : in the same state on every process
+        """
+        return self.of(self.meet(batch, pair, embedded).gathered(self.max_columns, generator), batch.column)
+
+    def alone(
+        self, batch: ChipBatch, pair: Pair, embedded: Mapping[str, Embedded], generator: torch.Generator
+    ) -> tuple[Tensor | None, int]:
+        """As a call, of this process's own chips."""
+        return self.of(self.meet(batch, pair, embedded).sampled(self.max_columns, generator), batch.column)
+
+    def of(self, sites: Sites, column: float) -> tuple[Tensor | None, int]:
+        """The loss of sites that two sensors saw, None when there are fewer than two, and their number.
+
+        Parameters
+        ----------
+        column : side of a column, metres
+        """
+        count = len(sites.first)
+        if count < 2:
+            return None, count
+        position = (sites.position - sites.position.amin(dim=0)).float()
+        # Half a column: the same column in two overlapping chips is no negative of itself, its neighbour is.
+        radius = max(self.exclusion, column / 2)
+        return contrast(sites.first.float(), sites.second.float(), self.temperature, position, sites.scene, radius), count
+
+    def meet(self, batch: ChipBatch, pair: Pair, embedded: Mapping[str, Embedded]) -> Sites:
+        """What the two sensors say of the columns that both saw; of the footprints, when one of them is gedi."""
         first, second = (embedded[name] for name in pair)
+        device = first.vectors.device
         if "gedi" not in pair:
             keep = first.present & second.present
-            device = first.vectors.device
             scene = batch.scene.to(device).repeat_interleave(batch.size**2)
-            return first.vectors[keep], second.vectors[keep], column_position(batch, device)[keep], scene[keep]
+            return Sites(first.vectors[keep], second.vectors[keep], column_position(batch, device)[keep], scene[keep])
         footprints, columns = (first, second) if pair[0] == "gedi" else (second, first)
+        if batch.gedi is None:
+            nothing = footprints.vectors[:0]
+            places = torch.zeros(0, 2, dtype=torch.float64, device=device), torch.zeros(0, dtype=torch.int64, device=device)
+            return Sites(nothing, nothing, *places)
         gedi = batch.gedi
-        assert gedi is not None
+        chip, position = gedi.chip.to(device), gedi.position.to(device)
         pooled, mass = footprint_pool(
             columns.vectors.float(),
             batch.chips,
             batch.size,
             batch.column,
-            gedi.position,
-            gedi.chip,
+            position,
+            chip,
             geolocation_sigma=self.geolocation_sigma,
             present=columns.present,
         )
         keep = footprints.present & (mass >= _LEAST_MASS)
-        corner = relative_origin(batch).to(gedi.position)[gedi.chip] * batch.column
-        position = corner.flip(1) + gedi.position
+        corner = batch.origin.to(device).double()[chip] * batch.column
         unit = nn.functional.normalize(pooled[keep], dim=1)
         vectors = footprints.vectors[keep]
-        place = position[keep], batch.scene.to(gedi.chip.device)[gedi.chip][keep]
-        return (vectors, unit, *place) if pair[0] == "gedi" else (unit, vectors, *place)
+        place = (corner.flip(1) + position)[keep], batch.scene.to(device)[chip][keep]
+        return Sites(*((vectors, unit) if pair[0] == "gedi" else (unit, vectors)), *place)
 
 
-def relative_origin(batch: ChipBatch) -> Tensor:
-    """[B, 2] rows and columns from the batch's first corner, small enough for float32."""
-    return batch.origin - batch.origin.amin(dim=0)
+@dataclass(frozen=True)
+class Sites:
+    """Columns or footprints that two sensors saw.
+
+    Attributes
+    ----------
+    first, second : unit vectors
+    position : metres east and south of the store's first column; float64, so that processes may compare them
+    scene : number of the store; sites of different stores are never near
+    """
+
+    first: Float[Tensor, "sites dimensions"]
+    second: Float[Tensor, "sites dimensions"]
+    position: Float64[Tensor, "sites 2"]
+    scene: Int64[Tensor, " sites"]
+
+    def __getitem__(self, chosen: Tensor) -> Sites:
+        return Sites(self.first[chosen], self.second[chosen], self.position[chosen], self.scene[chosen])
+
+    def sampled(self, most: int, generator: torch.Generator) -> Sites:
+        """At most so many of them, in their order."""
+        count = len(self.first)
+        return self if count <= most else self[_some_of(count, most, generator).to(self.first.device)]
+
+    def gathered(self, most: int, generator: torch.Generator) -> Sites:
+        """At most so many of the sites of all processes: those that `sampled` takes of all sites in the processes' order."""
+        counts = counts_by_rank(len(self.first), self.first.device)
+        if len(counts) == 1:
+            return self.sampled(most, generator)
+        own, total = self, sum(counts)
+        if total > most:  # chosen before they are sent: `most` bounds what is exchanged
+            starts = torch.tensor([0, *counts]).cumsum(0)
+            chosen = _some_of(total, most, generator)
+            bounds = torch.searchsorted(chosen, starts)
+            counts = bounds.diff().tolist()
+            own = self[(chosen[bounds[rank()] : bounds[rank() + 1]] - starts[rank()]).to(self.first.device)]
+        if not sum(counts):
+            return own
+        vectors = gather_rows(torch.cat([own.first, own.second], dim=1), counts)
+        first, second = vectors.split([own.first.shape[1], own.second.shape[1]], dim=1)
+        return Sites(first, second, gather_rows(own.position, counts), gather_rows(own.scene, counts))
 
 
-def column_position(batch: ChipBatch, device: torch.device | str = "cpu") -> Float[Tensor, "columns 2"]:
-    """[M, 2] metres east and south of the batch's first corner, of the centres of its columns."""
+def _some_of(count: int, most: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(count, generator=generator)[:most].sort().values
+
+
+def column_position(batch: ChipBatch, device: torch.device | str = "cpu") -> Float64[Tensor, "columns 2"]:
+    """[M, 2] metres east and south of the store's first column's corner, of the centres of a batch's columns."""
     at = torch.arange(batch.size, device=device)
-    origin = relative_origin(batch).to(device)
+    origin = batch.origin.to(device)
     south = (origin[:, 0, None, None] + at[None, :, None]).expand(-1, -1, batch.size)
     east = (origin[:, 1, None, None] + at[None, None, :]).expand(-1, batch.size, -1)
-    return (torch.stack([east, south], dim=-1).reshape(-1, 2).float() + 0.5) * batch.column
+    return (torch.stack([east, south], dim=-1).reshape(-1, 2).double() + 0.5) * batch.column

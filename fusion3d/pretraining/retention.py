@@ -95,7 +95,7 @@ def make_decoder(sensor: str, dimensions: int) -> nn.Module:
     return ProfileDecoder(dimensions) if sensor in ("als", "gedi") else PixelDecoder(dimensions)
 
 
-def retention_loss(
+def retention_error(
     decoder: nn.Module,
     embedding: Float[Tensor, "sites dimensions"],
     present: Tensor,
@@ -103,8 +103,8 @@ def retention_loss(
     raster: RasterObservation | None = None,
     target: RetentionTarget = "identity",
     sensor: str = "",
-) -> Tensor | None:
-    """Huber loss on what was hidden where the shown rest has an embedding; None when that is nowhere.
+) -> tuple[Float[Tensor, ""], Tensor]:
+    """Huber loss on what was hidden where the shown rest has an embedding: the sum of its terms, and how many they are.
 
     Parameters
     ----------
@@ -115,28 +115,24 @@ def retention_loss(
     """
     if isinstance(hidden, HiddenProfile):
         keep = hidden.known & present
-        if not keep.any():
-            return None
         residual = decoder(embedding[keep]).float() - hidden.target[keep]
         return _huber(residual, torch.ones_like(residual, dtype=torch.bool), target, sensor)
     assert isinstance(hidden, HiddenPixels)
     assert raster is not None
     chips, _, _, rows, cols = hidden.target.shape
     known = hidden.known & present.reshape(chips, 1, 1, rows, cols)
-    if not known.any():
-        return None
     answer = decoder(embedding.reshape(chips, rows, cols, -1), raster).float()
     residual = torch.where(known, answer - hidden.target, 0.0)
     return _huber(residual.movedim(2, -1), known.movedim(2, -1), target, sensor)
 
 
-def _huber(residual: Tensor, known: Tensor, target: RetentionTarget, sensor: str) -> Tensor:
-    """Mean of the known entries, or of the rows with one after the projection (linear, so it is applied to the residual)."""
+def _huber(residual: Tensor, known: Tensor, target: RetentionTarget, sensor: str) -> tuple[Tensor, Tensor]:
+    """Over the known entries, or the rows with one after the projection (linear, so it is applied to the residual)."""
     if target == "projection":
         residual = residual @ random_projection(sensor, residual.shape[-1]).to(residual)
         known = known.any(dim=-1, keepdim=True).expand_as(residual)
     loss = nn.functional.huber_loss(residual, torch.zeros_like(residual), reduction="none")
-    return (loss * known).sum() / known.sum()
+    return (loss * known).sum(), known.sum()
 
 
 @lru_cache(maxsize=64)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from fusion3d.data.observation import ChipBatch
@@ -14,24 +15,34 @@ from fusion3d.pretraining.objective import Embedded
 
 Found = ColumnEmbedding | FootprintEmbedding
 Encode = Callable[[ChipBatch, str], Found]
+Cut = Callable[[ChipBatch, str], list[tuple[int, int]]]
+"""First chip of each piece of a batch and the one after its last, for a sensor."""
+
+_Result = TypeVar("_Result")
+
+
+def equal_pieces(chips: int) -> Cut:
+    """Pieces of so many chips, the last one of what is left."""
+    return lambda batch, sensor: [(start, min(start + chips, batch.chips)) for start in range(0, batch.chips, chips)]
 
 
 class Views:
     """Embeddings of one batch by sensor.
 
-    With `chips_at_once`, the encoders run on that many chips at a time without keeping what the backward pass needs, and again,
+    With `cut`, the encoders run on one piece of the batch at a time without keeping what the backward pass needs, and again,
     one piece after the other, when the gradients of the embeddings are known: the loss sees all columns, memory holds one piece
-    (gradient cache: Gao et al. 2021, RepL4NLP; activation checkpoints: Chen et al. 2016, arXiv 1604.06174). The gradients are
-    those of the whole batch.
+    of one sensor (gradient cache: Gao et al. 2021, RepL4NLP; activation checkpoints: Chen et al. 2016, arXiv 1604.06174). The
+    gradients are those of the whole batch.
 
     Parameters
     ----------
     encode : what an encoder says of a batch
-    chips_at_once : chips of a piece; None encodes the batch as a whole
+    cut : the pieces; None encodes the batch as a whole, once
+    device : pieces are moved there; None leaves them where the batch is
     """
 
-    def __init__(self, batch: ChipBatch, encode: Encode, chips_at_once: int | None = None) -> None:
-        self.batch, self._encode, self._chips_at_once = batch, encode, chips_at_once
+    def __init__(self, batch: ChipBatch, encode: Encode, cut: Cut | None = None, device: torch.device | None = None) -> None:
+        self.batch, self._encode, self._cut, self._device = batch, encode, cut, device
         self._found: dict[str, Found] = {}
 
     @property
@@ -42,7 +53,7 @@ class Views:
     def embedding(self, sensor: str) -> Found:
         """Shared projection and features of every column, or of every footprint for gedi."""
         if sensor not in self._found:
-            self._found[sensor] = self._encode_in_pieces(sensor)
+            self._found[sensor] = joined(self.in_pieces(sensor, lambda piece, _: self._encode(piece, sensor)))
         return self._found[sensor]
 
     def unit(self, sensor: str) -> Embedded:
@@ -50,44 +61,46 @@ class Views:
         found = self.embedding(sensor)
         return Embedded(nn.functional.normalize(found.shared.float(), dim=1), found.present)
 
-    def of(self, batch: ChipBatch) -> Views:
-        """Views of another batch, for instance one of which a part is hidden, with the same encoders and pieces."""
-        return Views(batch, self._encode, self._chips_at_once)
+    def in_pieces(self, sensor: str, run: Callable[[ChipBatch, int], _Result]) -> list[_Result]:
+        """What `run` says of each piece and the number of its first chip; with `cut` it runs again in the backward pass.
 
-    def _encode_in_pieces(self, sensor: str) -> Found:
-        step = self._chips_at_once or self.batch.chips
-        if self.batch.chips <= step:
-            return self._encode(self.batch, sensor)
-        pieces = [self.batch.part(start, min(start + step, self.batch.chips)) for start in range(0, self.batch.chips, step)]
-        return joined([self._piece(piece, sensor) for piece in pieces])
+        Parameters
+        ----------
+        run : must give the same each time that it is called with the same piece
+        """
+        if self._cut is None:
+            return [self._run(run, 0, self.batch.chips)]
+        results = []
+        for start, stop in self._cut(self.batch, sensor):
+            if torch.is_grad_enabled():
+                results.append(checkpoint(self._run, run, start, stop, use_reentrant=False))
+            else:
+                results.append(self._run(run, start, stop))
+        return results
 
-    def _piece(self, piece: ChipBatch, sensor: str) -> Found:
-        if not torch.is_grad_enabled():
-            return self._encode(piece, sensor)
-        about: list[Found] = []
-
-        def run() -> tuple[Tensor, Tensor]:
-            found = self._encode(piece, sensor)
-            about[:] = [found]
-            return found.shared, found.features
-
-        shared, features = checkpoint(run, use_reentrant=False)
-        return with_vectors(about[0], shared, features)
-
-
-def with_vectors(found: Found, shared: Tensor, features: Tensor) -> Found:
-    """The same sites with other vectors."""
-    if isinstance(found, FootprintEmbedding):
-        return FootprintEmbedding(shared, features, found.present)
-    return ColumnEmbedding(shared, features, found.present, found.cell, found.rows, found.cols)
+    def _run(self, run: Callable[[ChipBatch, int], _Result], start: int, stop: int) -> _Result:
+        piece = self.batch if (start, stop) == (0, self.batch.chips) else self.batch.part(start, stop)
+        return run(piece if self._device is None else piece.to(self._device), start)
 
 
 def joined(parts: list[Found]) -> Found:
     """Embeddings of consecutive chips as those of one batch."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
     whole = FootprintEmbedding(
         *(torch.cat([getattr(part, name) for part in parts]) for name in ("shared", "features", "present"))
     )
-    first = parts[0]
     if isinstance(first, FootprintEmbedding):
         return whole
     return ColumnEmbedding(whole.shared, whole.features, whole.present, first.cell, first.rows, first.cols)
+
+
+def nothing_seen(batch: ChipBatch, sensor: str, shared_dim: int, width: int, like: torch.Tensor) -> Found:
+    """The embedding of a sensor that a batch does not hold: nothing is present."""
+    sites = 0 if sensor == "gedi" else batch.columns
+    vectors = like.new_zeros(sites, shared_dim), like.new_zeros(sites, width)
+    present = torch.zeros(sites, dtype=torch.bool, device=like.device)
+    if sensor == "gedi":
+        return FootprintEmbedding(*vectors, present)
+    return ColumnEmbedding(*vectors, present, batch.column, batch.size, batch.size)
