@@ -111,7 +111,7 @@ class PairContrast(Alignment):
     every_sensor = False
 
     def forward(self, views: Views, drawn: Sequence[DrawnPair], key: tuple[int, ...]) -> Aligned:
-        names = list(dict.fromkeys(name for item in drawn for name in item.pair))
+        names = sorted({name for item in drawn for name in item.pair})
         embedded = {name: views.unit(name) for name in names}
         # A batch in which no pair meets still makes a step, so that steps and batches keep count of each other.
         loss = 0.0 * self.contrast.log_temperature
