@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 
 from fusion3d.data.datamodule import ChipDataModule
 from fusion3d.errors import ConfigError, InputError
@@ -37,6 +38,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "use_distributed_sampler": False,
     "enable_model_summary": False,
 }
+
+_SHORT = {"--memory-budget": "--model.memory_budget"}
 
 
 class PretrainCLI(LightningCLI):
@@ -76,7 +79,11 @@ class PretrainCLI(LightningCLI):
         if wanted.get("enable_progress_bar") is not False:
             callbacks.append(StepProgressBar())
         plugins = [*_listed(wanted.get("plugins")), AtomicCheckpointIO()]
-        return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **options)
+        trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **options)
+        if isinstance(trainer.strategy, DDPStrategy):
+            # Encoders of sensors that were not drawn do not run; plain `ddp` would wait for their gradients.
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        return trainer
 
 
 def pairs_to_read(pairs: int, alignment: str) -> int | None:
@@ -98,7 +105,7 @@ def main(args: list[str]) -> int:
         cli = PretrainCLI(
             CrossModalPretraining,
             ChipDataModule,
-            args=args,
+            args=[_long(argument) for argument in args],
             run=False,
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
@@ -109,10 +116,9 @@ def main(args: list[str]) -> int:
         )
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if cli.trainer.interrupted:
-        print(
-            f"stopped at step {cli.trainer.global_step}; the same command with --resume goes on from {last_checkpoint(cli.run)}",
-            file=sys.stderr,
-        )
+        if cli.trainer.is_global_zero:
+            text = f"stopped at step {cli.trainer.global_step}; the same command with --resume goes on from"
+            print(text, last_checkpoint(cli.run), file=sys.stderr)
         return 130
     _finish(cli)
     return 0
@@ -163,6 +169,12 @@ def _finish(cli: PretrainCLI) -> None:
     print(f"{cli.trainer.global_step} steps, sensors {', '.join(cli.model.sensors)}: checkpoint {path}, encoders in {folder}")
 
 
+def _long(argument: str) -> str:
+    """The long name of an option that has a short one."""
+    name, equals, value = argument.partition("=")
+    return f"{_SHORT.get(name, name)}{equals}{value}"
+
+
 def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
@@ -179,6 +191,8 @@ def _quiet() -> None:
         ".*dirpath has changed.*",
         ".*isinstance.treespec, LeafSpec.*",
         ".*Total length of .list. across ranks is zero.*",
+        ".*overridden `transfer_batch_to_device`.*",
+        ".*sync_dist=True.*",  # every process validates the same chips
     ):
         warnings.filterwarnings("ignore", text)
     for name in (

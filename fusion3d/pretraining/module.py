@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from itertools import combinations, permutations
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -19,11 +21,13 @@ from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
 from fusion3d.encoders.registry import Encoder, build, kind_of
 from fusion3d.errors import ConfigError
 from fusion3d.pretraining.alignment import Aligned, alignment_class, contrast_of_pairs
+from fusion3d.pretraining.budget import Plan, plan_pieces
 from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, total_over_ranks
 from fusion3d.pretraining.hiding import hide_by_chip
+from fusion3d.pretraining.memory import give_back_freed_blocks, parse_size
 from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meetings
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
-from fusion3d.pretraining.views import Views, equal_pieces, nothing_seen
+from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
 _PAIRS, _COLUMNS, _HIDING, _GLOBAL = range(4)
 _FINAL_RATE = 0.01
@@ -46,6 +50,7 @@ class CrossModalPretraining(LightningModule):
     geolocation_sigma : of GEDI footprints, metres, one standard deviation
     max_columns : columns contrasted a step and pair, at most
     chips_at_once : chips that an encoder holds in memory; a larger batch is encoded in pieces, with the same gradients
+    memory_budget : of each process, for instance 6GiB (also --memory-budget): chooses the pieces of each sensor by a dry run
     retention : weight of the reconstruction of hidden parts; 0 switches it off
     retention_target : what is reconstructed: the signal itself, or a frozen random projection of it
     learning_rate, weight_decay, warmup_steps : AdamW, with a linear warm-up and then a cosine down to 1 %
@@ -65,6 +70,7 @@ class CrossModalPretraining(LightningModule):
         geolocation_sigma: float = 10.0,
         max_columns: int = 4096,
         chips_at_once: int | None = None,
+        memory_budget: str | None = None,
         retention: float = 1.0,
         retention_target: RetentionTarget = "identity",
         learning_rate: float = 1e-3,
@@ -83,6 +89,10 @@ class CrossModalPretraining(LightningModule):
         self.save_hyperparameters(logger=False)
         if chips_at_once is not None and chips_at_once < 1:
             raise ConfigError(f"--model.chips_at_once {chips_at_once} must be at least 1")
+        if memory_budget is not None and chips_at_once is not None:
+            raise ConfigError("--model.memory_budget chooses --model.chips_at_once; give one of them")
+        self._budget = None if memory_budget is None else parse_size(memory_budget, "--model.memory_budget")
+        self._plan: Plan | None = None
         self.alignment = alignment_class(alignment)(LocationContrast(temperature, exclusion, geolocation_sigma, max_columns))
         self.encoders: nn.ModuleDict[str, Encoder] = nn.ModuleDict()  # type: ignore[type-arg]
         self.decoders = nn.ModuleDict()
@@ -150,6 +160,9 @@ class CrossModalPretraining(LightningModule):
                 "the store, the sensors or the held-out part are not those of the checkpoint; "
                 "resume with the same --data options, or begin another run with another --out"
             )
+        plan = Plan.from_plain(checkpoint["pieces"]) if "pieces" in checkpoint else None
+        if plan is not None and (plan.budget, plan.device) == (self._budget, self.device.type):
+            self._plan = plan
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW without decay of biases, norms and the temperature; the rate rises linearly and falls as a cosine."""
@@ -177,8 +190,37 @@ class CrossModalPretraining(LightningModule):
 
     def views(self, batch: ChipBatch) -> Views:
         """Embeddings of a batch by sensor, computed when asked for."""
+        return Views(batch, self.encode, self._cut, self.device)
+
+    @property
+    def _cut(self) -> Cut | None:
         chips = self.hparams["chips_at_once"]
-        return Views(batch, self.encode, None if chips is None else equal_pieces(chips), self.device)
+        if chips is not None:
+            return equal_pieces(chips)
+        return None if self._plan is None else self._plan.cut
+
+    def on_fit_start(self) -> None:
+        """Plan the pieces that fit the memory budget, unless the checkpoint has a plan."""
+        if self._budget is not None or self._cut is not None:
+            give_back_freed_blocks()
+        if self._budget is None or self._plan is not None:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ConfigError("--model.memory_budget needs a ChipDataModule and no FSDP; set --model.chips_at_once instead")
+        context = self.trainer.precision_plugin.train_step_context
+        self._plan = plan_pieces(self, self._budget, data.train_dataloader(), data.batch_size, context)
+        if self.trainer.is_global_zero:
+            print(self._plan.line(), file=sys.stderr)
+
+    def transfer_batch_to_device(self, batch: ChipBatch, device: torch.device, dataloader_idx: int) -> ChipBatch:
+        """A batch that is encoded in pieces stays where it is: its pieces are moved."""
+        return batch if self._cut is not None else batch.to(device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the plan of the pieces: a resumed run rounds as an unbroken one does."""
+        if self._plan is not None:
+            checkpoint["pieces"] = self._plan.to_plain()
 
     def on_train_batch_start(self, batch: ChipBatch, batch_idx: int) -> None:
         """Layers that draw for themselves (dropout) draw the same in a resumed run."""
@@ -261,21 +303,21 @@ class CrossModalPretraining(LightningModule):
         key : of what is hidden
         first : number of the batch's first chip among the chips of all processes
         """
-
-        def ask(piece: ChipBatch, start: int) -> tuple[Tensor, Tensor] | None:
-            numbers = range(first + start, first + start + piece.chips)
-            question = hide_by_chip(piece, sensor, [stream(*key, number) for number in numbers])
-            if question is None:
-                return None
-            shown, hidden = question
-            found = self.encode(shown, sensor)
-            target, raster = self.hparams["retention_target"], piece.rasters.get(sensor)
-            return retention_error(self.decoders[sensor], found.features, found.present, hidden, raster, target, sensor)
-
-        answers = [answer for answer in views.in_pieces(sensor, ask) if answer is not None]
+        found = views.in_pieces(sensor, lambda piece, start: self.answer(piece, sensor, key, first + start))
+        answers = [answer for answer in found if answer is not None]
         nothing = torch.zeros((), device=self.device)
         total, count = (sum((answer[item] for answer in answers), nothing) for item in (0, 1))
         return mean_over_ranks(total, count)
+
+    def answer(self, piece: ChipBatch, sensor: str, key: tuple[int, ...], first: int) -> tuple[Tensor, Tensor] | None:
+        """Sum and number of the terms of `retain` in chips of which the first has number `first`; None without any."""
+        question = hide_by_chip(piece, sensor, [stream(*key, number) for number in range(first, first + piece.chips)])
+        if question is None:
+            return None
+        shown, hidden = question
+        found = self.encode(shown, sensor)
+        target, raster = self.hparams["retention_target"], piece.rasters.get(sensor)
+        return retention_error(self.decoders[sensor], found.features, found.present, hidden, raster, target, sensor)
 
     def validation_step(self, batch: ChipBatch, batch_idx: int) -> None:
         """Contrast of every pair that meets in a batch of columns never trained on."""
