@@ -234,6 +234,15 @@ def embed(
         float | None, typer.Option(help="Cell size, metres; a whole multiple or fraction of the column.")
     ] = None,
     tile: Annotated[int | None, typer.Option(help="Tile side, columns; changes memory, never the values.")] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(
+            help="mean, precision or attention [default: precision, or mean where the checkpoint has no trained fusion]."
+        ),
+    ] = None,
+    features: Annotated[
+        str, typer.Option(help="shared: what sensors are compared by. all: also fused features with what only one sensor knows.")
+    ] = "shared",
     picture: Annotated[Path | None, typer.Option(help="Also draw the first three principal components to this PNG.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
@@ -247,7 +256,10 @@ def embed(
         raise ConfigError("--picture is drawn from a COG: give --out a .tif too")
     if picture is not None and not picture.absolute().parent.is_dir():
         raise ConfigError(f"--picture {picture}: there is no folder {picture.parent}")
-    summary = run(checkpoint, store, target, sensors=chosen, resolution=resolution, device=device, progress=not quiet, **extra)
+    summary = run(
+        checkpoint, store, target, sensors=chosen, resolution=resolution, fusion=fusion, features=features, device=device,
+        progress=not quiet, **extra,
+    )  # fmt: skip
     if picture is not None:
         from fusion3d.mapping.picture import picture as draw
 

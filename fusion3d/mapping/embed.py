@@ -3,9 +3,7 @@
 Each sensor is read with a halo as wide as its encoder's receptive field, so that the values do not depend on the tiles. Cells
 that no chosen sensor saw are nodata.
 
-GEDI measures footprints, not cells. The embedding of a footprint is written to the cell that holds its centre and to the cells
-whose centres lie within 12.5 m of it, the radius at which the laser's energy has fallen to 1/e^2; where footprints overlap, they
-are averaged with the weights exp(-d^2 / (2 (6.25 m)^2)) of their Gaussian.
+GEDI measures footprints, not cells: their embeddings are written to the cells under them (`encoders.footprint_cells`).
 """
 
 from __future__ import annotations
@@ -22,13 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from fusion3d.data.chips import read_chips
 from fusion3d.data.observation import ChipBatch
-from fusion3d.encoders.fusion import fuse
+from fusion3d.encoders.footprint_cells import FOOTPRINT_RADIUS, ROUNDING, on_cells
+from fusion3d.encoders.fusion import ColumnFusion, check_fusion, fuse
+from fusion3d.encoders.output import ColumnEmbedding
 from fusion3d.errors import ConfigError, StoreError
 from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
 from fusion3d.grid import Window
@@ -36,16 +34,16 @@ from fusion3d.io.alignment import planar
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.mapping.geoparquet import EmbeddingTable
 from fusion3d.mapping.tiles import MapGrid, read_ahead
-from fusion3d.ops.footprint_pool import FOOTPRINT_SIGMA
 from fusion3d.store import Store
 
 if TYPE_CHECKING:
     from fusion3d.pretraining.module import CrossModalPretraining
 
-FOOTPRINT_RADIUS = 12.5
-"""Metres: half of GEDI's footprint diameter (Dubayah et al. 2020, Science of Remote Sensing 1)."""
-_ROUNDING = 1e-3
-"""Metres by which float32 positions may differ between tiles, on the generous side."""
+DEFAULT_FUSION = "precision"
+"""Where the checkpoint has a trained fusion, else the mean: see `tools/bench_fusion.py`."""
+FEATURES = ("shared", "all")
+_AT_ONCE = 1 << 15
+"""Cells fused at a time."""
 _TIFF, _PARQUET = (".tif", ".tiff"), (".parquet", ".geoparquet")
 
 
@@ -57,7 +55,8 @@ class EmbedSummary:
     ----------
     outputs : files
     sensors : used
-    dimensions : D, length of an embedding
+    fusion : how they were fused
+    dimensions : length of an embedding
     cell : metres
     rows, cols : of the map
     observed : cells with an embedding
@@ -68,6 +67,7 @@ class EmbedSummary:
 
     outputs: tuple[Path, ...]
     sensors: tuple[str, ...]
+    fusion: str
     dimensions: int
     cell: float
     rows: int
@@ -82,7 +82,8 @@ class EmbedSummary:
         seen = ", ".join(f"{name} {count}" for name, count in self.seen.items())
         return (
             f"{', '.join(map(str, self.outputs))}: {self.observed} of {self.rows * self.cols} cells of {self.cell:g} m in "
-            f"{self.dimensions} dimensions (seen by {seen}); {self.tiles} tiles, {self.empty} empty, {self.seconds:.0f} s"
+            f"{self.dimensions} dimensions (seen by {seen}; fusion: {self.fusion}); {self.tiles} tiles, {self.empty} empty, "
+            f"{self.seconds:.0f} s"
         )
 
 
@@ -94,6 +95,8 @@ def embed(
     sensors: Sequence[str] | None = None,
     resolution: float | None = None,
     tile: int = 64,
+    fusion: str | None = None,
+    features: str = "shared",
     device: str = "auto",
     progress: bool = True,
 ) -> EmbedSummary:
@@ -103,6 +106,9 @@ def embed(
     ----------
     checkpoint : .ckpt, or run folder of `fusion3d pretrain`
     out : one file or several; .tif is a COG with bands emb_000, emb_001, ..., .parquet a GeoParquet with a row per observed cell
+    fusion : mean, precision or attention; None takes precision where the checkpoint has a trained fusion, else mean
+    features : shared gives the unit vectors that sensors are compared with; all adds the fused features as fused_000, fused_001,
+        ..., which also keep what only one sensor knows
     sensors : to use; None takes all that checkpoint and store have
     resolution : side of a cell, metres: the column size times or over an integer; None for the column
     tile : side of a tile, columns: more memory when larger, the same values
@@ -120,10 +126,11 @@ def embed(
     store = store if isinstance(store, Store) else Store.open(store)
     module = load_pretraining(checkpoint, device)
     names = choose_sensors(module, store, sensors)
-    mapper = Mapper(module, store, names, resolution)
+    mapper = Mapper(module, store, names, resolution, fusion, features)
     tiles = mapper.map.tiles(tile)
     empty, observed, seen = 0, 0, dict.fromkeys(names, 0)
     about = {"sensors": ",".join(names), "checkpoint": str(checkpoint), "resolution": f"{mapper.map.cell:g}"}
+    about |= {"fusion": mapper.fusion, "features": features}
     if store.attributes.simulated:
         about["simulated"] = "yes"
     with ExitStack() as stack, _exact_convolutions():
@@ -147,7 +154,8 @@ def embed(
     return EmbedSummary(
         tuple(outputs),
         tuple(names),
-        mapper.dimensions,
+        mapper.fusion,
+        len(mapper.bands),
         grid.cell,
         grid.rows,
         grid.cols,
@@ -188,10 +196,17 @@ class Mapper:
     ----------
     names : sensors that checkpoint and store hold
     resolution : side of a cell, metres; None for the column
+    fusion, features : as for `embed`
     """
 
     def __init__(
-        self, module: CrossModalPretraining, store: Store, names: Sequence[str], resolution: float | None = None
+        self,
+        module: CrossModalPretraining,
+        store: Store,
+        names: Sequence[str],
+        resolution: float | None = None,
+        fusion: str | None = None,
+        features: str = "shared",
     ) -> None:
         self.module, self.store, self.names = module, store, list(names)
         self.map = MapGrid.of(store.grid, resolution)
@@ -199,18 +214,24 @@ class Mapper:
         self._cell = None if self.map.split == self.map.merge == 1 else self.map.cell
         self._halo = {name: self.map.whole(self._reach(name)) for name in names}
         self._seen = lru_cache(maxsize=1024)(store.seen)
+        self._trained: ColumnFusion | None = module.fusion
+        self.fusion = choose_fusion(self._trained, fusion, features)
+        self.features = features
 
     @property
-    def dimensions(self) -> int:
-        """D."""
-        return int(self.module.encoders[self.names[0]].shared_dim)
+    def bands(self) -> list[str]:
+        """Names of the dimensions of an embedding."""
+        shared = [f"emb_{number:03d}" for number in range(int(self.module.encoders[self.names[0]].shared_dim))]
+        if self.features == "shared" or self._trained is None:
+            return shared
+        return [*shared, *(f"fused_{number:03d}" for number in range(self._trained.width))]
 
     def _reach(self, name: str) -> int:
         """Columns around a tile that its cells depend on."""
         column = self.store.grid.column
         encoder = self.module.encoders[name]
         field = encoder.receptive_field(column, voxel=self.store.grid.voxel, cell=self._cell)
-        return field + math.ceil((FOOTPRINT_RADIUS + _ROUNDING) / column) if name == "gedi" else field
+        return field + math.ceil((FOOTPRINT_RADIUS + ROUNDING) / column) if name == "gedi" else field
 
     def read(self, window: Window) -> dict[str, ChipBatch]:
         """What each sensor saw of a tile and its halo; without the sensors that saw nothing of the tile."""
@@ -239,67 +260,73 @@ class Mapper:
     def embed(self, window: Window, batches: dict[str, ChipBatch]) -> Cells:
         """Fused embeddings of the cells of a tile from what `read` found."""
         side = window.rows * self.map.split // self.map.merge
-        parts = {name: self._encode(name, batch, side) for name, batch in batches.items()}
-        values, observed = fuse(parts)
-        # a fused vector of length 0 has no direction; it is not an embedding
-        observed = observed & (values.abs().sum(dim=1) > 0)
+        parts = self.encode(window, batches)
+        count = side * side
+        pieces = [self._fused(cut(parts, start, min(start + _AT_ONCE, count))) for start in range(0, count, _AT_ONCE)]
+        values, observed = (torch.cat(part) for part in zip(*pieces, strict=True))
         values = torch.where(observed.unsqueeze(1), values, torch.nan).T.reshape(-1, side, side).cpu().numpy()
         cells = self.map.cells_of(window)
-        cut = slice(0, cells.rows), slice(0, cells.cols)
-        seen = {name: present.reshape(side, side).cpu().numpy()[cut] for name, (_, present) in parts.items()}
-        return Cells(cells, values[(slice(None), *cut)], observed.reshape(side, side).cpu().numpy()[cut], seen)
+        inside = slice(0, cells.rows), slice(0, cells.cols)
+        seen = {name: part.present.reshape(side, side).cpu().numpy()[inside] for name, part in parts.items()}
+        return Cells(cells, values[(slice(None), *inside)], observed.reshape(side, side).cpu().numpy()[inside], seen)
 
-    def _encode(self, name: str, batch: ChipBatch, side: int) -> tuple[Tensor, Tensor]:
-        """Unit vectors [side * side, D] of a tile's cells by one sensor, halo removed, and where they are."""
+    def _fused(self, parts: dict[str, ColumnEmbedding]) -> tuple[Tensor, Tensor]:
+        """Embeddings of sites, and where they are."""
+        if self._trained is None or (self.fusion == "mean" and self.features == "shared"):
+            values, observed = fuse({name: (part.shared, part.present) for name, part in parts.items()})
+        else:
+            found = self._trained.fuse(parts, self.fusion)
+            values, observed = found.shared, found.observed
+        # a fused vector of length 0 has no direction; it is not an embedding
+        observed = observed & (values.abs().sum(dim=1) > 0)
+        if self._trained is not None and self.features == "all":
+            features = found.features if self.fusion == "attention" else self._trained.attention(parts).features
+            values = torch.cat((values, features), dim=1)
+        return values, observed
+
+    @torch.inference_mode()
+    def encode(self, window: Window, batches: dict[str, ChipBatch]) -> dict[str, ColumnEmbedding]:
+        """What each sensor says of the cells of a tile, from what `read` found, the halo removed."""
+        side = window.rows * self.map.split // self.map.merge
+        return {name: self._encode(name, batch, side) for name, batch in batches.items()}
+
+    def _encode(self, name: str, batch: ChipBatch, side: int) -> ColumnEmbedding:
         batch = batch.to(self.module.device)
-        found = self.module.encoders[name](batch, name, self._cell)
-        vectors, present = normalize(found.shared.float(), dim=1), found.present
-        width = batch.size * self.map.split // self.map.merge
-        if name == "gedi":
-            assert batch.gedi is not None
-            vectors, present = footprints_to_cells(vectors, present, batch.gedi.position, self.map.cell, width)
-        first = (width - side) // 2
+        found = on_cells(self.module.encoders[name](batch, name, self._cell), batch, self._cell)
+        first = (found.rows - side) // 2
         inside = slice(first, first + side)
-        vectors = vectors.reshape(width, width, -1)[inside, inside].reshape(side * side, -1)
-        return vectors, present.reshape(width, width)[inside, inside].reshape(-1)
+        shared, features, present = (
+            values.reshape(found.rows, found.cols, *values.shape[1:])[inside, inside].flatten(0, 1)
+            for values in (found.shared.float(), found.features.float(), found.present)
+        )
+        return ColumnEmbedding(shared, features, present, found.cell, side, side)
 
 
-def footprints_to_cells(
-    vectors: Float[Tensor, "footprints dimensions"],
-    present: Bool[Tensor, " footprints"],
-    position: Float[Tensor, "footprints 2"],
-    cell: float,
-    side: int,
-) -> tuple[Float[Tensor, "cells dimensions"], Bool[Tensor, " cells"]]:
-    """Unit vectors of the cells of a square that lie under footprints, and which those are.
+def cut(parts: dict[str, ColumnEmbedding], start: int, stop: int) -> dict[str, ColumnEmbedding]:
+    """The sites ``start:stop`` of every sensor, as one row."""
+    at = slice(start, stop)
+    return {
+        name: ColumnEmbedding(part.shared[at], part.features[at], part.present[at], part.cell, 1, stop - start)
+        for name, part in parts.items()
+    }
 
-    Parameters
-    ----------
-    position : metres east and south of the square's north-west corner
-    cell : metres
-    side : cells
+
+def choose_fusion(trained: ColumnFusion | None, wanted: str | None, features: str = "shared") -> str:
+    """The way to fuse: the wanted one, else `DEFAULT_FUSION` where a trained fusion is there and the mean where it is not.
+
+    Raises
+    ------
+    ConfigError
+        There is no such way or choice of features, or it needs a trained fusion.
     """
-    vectors, place = vectors[present], position[present].double() / cell
-    radius = (FOOTPRINT_RADIUS + _ROUNDING) / cell
-    # a rounding error must not move the centre of a footprint on an edge to another cell in another tile
-    home = (place + _ROUNDING / cell).floor().long()
-    reach = math.ceil(radius)
-    steps = torch.arange(-reach, reach + 1, device=vectors.device)
-    col, row = home[:, 0, None, None] + steps, home[:, 1, None, None] + steps[:, None]
-    squared = (col + 0.5 - place[:, 0, None, None]) ** 2 + (row + 0.5 - place[:, 1, None, None]) ** 2
-    under = squared <= radius**2
-    under[:, reach, reach] = True
-    footprint, south, east = (under & (row >= 0) & (row < side) & (col >= 0) & (col < side)).nonzero(as_tuple=True)
-    at = row[footprint, south, 0] * side + col[footprint, 0, east]
-    squared = squared[footprint, south, east]
-    # measured from the cell's nearest footprint, so that in a cell far wider than the Gaussian no weight vanishes
-    nearest = squared.new_full((side * side,), torch.inf).scatter_reduce(0, at, squared, "amin")
-    weight = torch.exp((nearest[at] - squared) / (2 * (FOOTPRINT_SIGMA / cell) ** 2))
-    total = torch.zeros(side * side, dtype=torch.float64, device=vectors.device)
-    total = total.index_add(0, at, weight)
-    mean = torch.zeros(side * side, vectors.shape[1], dtype=torch.float64, device=vectors.device)
-    mean = mean.index_add(0, at, (weight / total[at]).unsqueeze(1) * vectors[footprint].double())
-    return normalize(mean, dim=1).to(vectors.dtype), total > 0
+    if features not in FEATURES:
+        raise ConfigError(f"--features {features} is not known; choose from {', '.join(FEATURES)}")
+    if wanted is not None:
+        check_fusion(wanted)
+    if trained is None and (wanted not in (None, "mean") or features == "all"):
+        asked = f"--fusion {wanted}" if wanted not in (None, "mean") else "--features all"
+        raise ConfigError(f"{asked} needs a fusion, and the checkpoint was trained without one (--model.prediction 0)")
+    return wanted or (DEFAULT_FUSION if trained is not None else "mean")
 
 
 # -- writing
@@ -307,7 +334,7 @@ def footprints_to_cells(
 
 def _writer(path: Path, mapper: Mapper, about: dict[str, str]) -> CogWriter | EmbeddingTable:
     grid, crs = mapper.map, planar(mapper.store.grid.pyproj_crs)
-    names = [f"emb_{number:03d}" for number in range(mapper.dimensions)]
+    names = mapper.bands
     if path.suffix.lower() in _PARQUET:
         return EmbeddingTable(path, crs=crs, names=names, sensors=mapper.names, about=about)
     place = {"x0": grid.grid.x0, "y0": grid.grid.y0, "pixel": grid.pixel, "width": grid.cols, "height": grid.rows, "crs": crs}

@@ -90,6 +90,20 @@ def hide_by_chip(batch: ChipBatch, sensor: str, generators: Sequence[torch.Gener
     return collate(shown), whole
 
 
+def all_of(batch: ChipBatch, sensor: str) -> Hidden | None:
+    """All that `sensor` saw, in the form in which `hide` gives what it hides; None where it saw nothing."""
+    if sensor == "als":
+        points = batch.als
+        return None if points is None else _profile(points.height, torch.ones_like(points.height), points.row_splits.diff())
+    if sensor == "gedi":
+        shots = batch.gedi
+        return None if shots is None else _profile(shots.height, shots.energy.clamp(min=0), shots.row_splits.diff())
+    if sensor not in batch.rasters:
+        return None
+    raster = batch.rasters[sensor]
+    return _pixel_means(raster, raster.valid & raster.date_present[:, :, None, None, None], batch.size)
+
+
 def hide_points(points: PointObservation, column: float, generator: torch.Generator) -> tuple[PointObservation, HiddenProfile]:
     """Hide the points of half of the cells of each column.
 

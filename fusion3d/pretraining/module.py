@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fusion3d.data.observation import ChipBatch
 from fusion3d.data.pairs import DrawnPair, Pair, draw_pairs, stream
+from fusion3d.encoders.fusion import ColumnFusion
 from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
 from fusion3d.encoders.registry import Encoder, build, kind_of
 from fusion3d.errors import ConfigError
@@ -26,10 +27,11 @@ from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, to
 from fusion3d.pretraining.hiding import hide_by_chip
 from fusion3d.pretraining.memory import give_back_freed_blocks, parse_size
 from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meetings
+from fusion3d.pretraining.prediction import SubsetPrediction
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
 from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
-_PAIRS, _COLUMNS, _HIDING, _GLOBAL = range(4)
+_PAIRS, _COLUMNS, _HIDING, _GLOBAL, _SUBSETS = range(5)
 _FINAL_RATE = 0.01
 
 
@@ -53,6 +55,8 @@ class CrossModalPretraining(LightningModule):
     memory_budget : of each process, for instance 6GiB (also --memory-budget): chooses the pieces of each sensor by a dry run
     retention : weight of the reconstruction of hidden parts; 0 switches it off
     retention_target : what is reconstructed: the signal itself, or a frozen random projection of it
+    prediction : weight of predicting the sensors of a step from a random subset of them, which trains the fusion; 0: no fusion
+    prediction_teaches : its gradient reaches the encoders too, not the fusion alone
     learning_rate, weight_decay, warmup_steps : AdamW, with a linear warm-up and then a cosine down to 1 %
     seed : of the weights and of every step's choices
     scene : sensors, grids and held-out part of the data (`ChipDataModule.facts`); filled in from the data in training
@@ -73,6 +77,8 @@ class CrossModalPretraining(LightningModule):
         memory_budget: str | None = None,
         retention: float = 1.0,
         retention_target: RetentionTarget = "identity",
+        prediction: float = 1.0,
+        prediction_teaches: bool = False,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
@@ -84,6 +90,8 @@ class CrossModalPretraining(LightningModule):
             raise ConfigError(f"--model.pairs {pairs} must be at least 1")
         if retention < 0 or not math.isfinite(retention):
             raise ConfigError(f"--model.retention {retention} must be 0 or more")
+        if prediction < 0 or not math.isfinite(prediction):
+            raise ConfigError(f"--model.prediction {prediction} must be 0 or more")
         if not (math.isfinite(learning_rate) and learning_rate > 0):
             raise ConfigError(f"--model.learning_rate {learning_rate} must be positive")
         self.save_hyperparameters(logger=False)
@@ -96,6 +104,8 @@ class CrossModalPretraining(LightningModule):
         self.alignment = alignment_class(alignment)(LocationContrast(temperature, exclusion, geolocation_sigma, max_columns))
         self.encoders: nn.ModuleDict[str, Encoder] = nn.ModuleDict()  # type: ignore[type-arg]
         self.decoders = nn.ModuleDict()
+        self.fusion: ColumnFusion | None = None
+        self.prediction: SubsetPrediction | None = None
         self._since_log: dict[str, list[Tensor]] = {}
 
     @property
@@ -145,6 +155,15 @@ class CrossModalPretraining(LightningModule):
         if len(set(lengths.values())) > 1:
             raise ConfigError(f"encoders must agree on shared_dim to be compared, not {lengths}")
         self.alignment.begin(self.encoders)
+        if self.hparams["prediction"] and len(self.encoders) > 1:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(stream(self.hparams["seed"], _SUBSETS).initial_seed())
+                self.fusion, self.prediction = self._make_fusion(next(iter(lengths.values())))
+
+    def _make_fusion(self, shared_dim: int) -> tuple[ColumnFusion, SubsetPrediction]:
+        fusion = ColumnFusion({name: encoder.width for name, encoder in self.encoders.items()}, shared_dim, shared_dim)
+        target, sigma = self.hparams["retention_target"], self.hparams["geolocation_sigma"]
+        return fusion, SubsetPrediction(self.encoders, fusion, target, sigma, self.hparams["prediction_teaches"])
 
     def receptive_field(self, sensors: Sequence[str], column: float, voxel: float) -> int:
         """Columns around a column that can change what an encoder of `sensors` says of it; metres in."""
@@ -155,6 +174,10 @@ class CrossModalPretraining(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """`ConfigError` when the data of a run that goes on are not those it began with."""
+        if "prediction" not in checkpoint["hyper_parameters"]:
+            # written before there was a fusion to train: it is used, and goes on, without one
+            self.fusion = self.prediction = None
+            self.hparams["prediction"] = 0.0
         if checkpoint["hyper_parameters"].get("scene") != self.hparams["scene"]:
             raise ConfigError(
                 "the store, the sensors or the held-out part are not those of the checkpoint; "
@@ -293,6 +316,9 @@ class CrossModalPretraining(LightningModule):
             if value is not None:
                 loss = loss + self.hparams["retention"] * weight * value
                 parts[f"retention_{name}"] = value.detach()
+        if self.fusion is not None and self.prediction is not None and aligned.own_weight:
+            value, told = self.prediction(self.fusion, views, aligned.own_weight, stream(*key, _SUBSETS))
+            loss, parts = loss + self.hparams["prediction"] * value, {**parts, **told}
         return loss, parts
 
     def retain(self, views: Views, sensor: str, key: tuple[int, ...], first: int = 0) -> Tensor | None:

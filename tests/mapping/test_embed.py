@@ -12,9 +12,10 @@ import torch
 from pyproj import CRS
 
 from fusion3d.data.chips import read_chips
+from fusion3d.encoders import FUSIONS
 from fusion3d.errors import ConfigError, InputError, StoreError
 from fusion3d.evaluation.checkpoint import load_pretraining
-from fusion3d.mapping.embed import Mapper, embed, footprints_to_cells
+from fusion3d.mapping.embed import Mapper, embed
 from fusion3d.store import Store
 from tests.data.scene import NO_POINTS, X0, Y0, write_scene
 from tests.evaluation.checkpoints import write_checkpoint
@@ -120,7 +121,7 @@ def test_nothing_seen_is_an_error_and_leaves_no_file(tmp_path):
     donor = write_scene(tmp_path / "donor.zarr", ("s2", "ortho"), rows=16, cols=24)
     checkpoint = write_checkpoint(tmp_path / "c.ckpt", donor, ["s2", "ortho"])
     data = torch.load(checkpoint, weights_only=True)
-    renamed = {name.replace("encoders.ortho", "encoders.far"): value for name, value in data["state_dict"].items()}
+    renamed = {name.replace(".ortho.", ".far."): value for name, value in data["state_dict"].items()}
     data["hyper_parameters"]["scene"]["sensors"] = ["s2", "far"]
     options = data["hyper_parameters"]["encoder_options"]
     options["far"] = options.pop("ortho")
@@ -128,45 +129,6 @@ def test_nothing_seen_is_an_error_and_leaves_no_file(tmp_path):
     with pytest.raises(StoreError, match="saw none"):
         embed(checkpoint, store, [tmp_path / "far.tif", tmp_path / "far.parquet"], sensors=["far"], progress=False)
     assert not [item for item in tmp_path.iterdir() if "far" in item.name]
-
-
-# -- footprints to cells
-
-
-def test_a_footprint_in_the_middle_of_a_small_cell_reaches_those_within_its_radius():
-    vectors = torch.tensor([[1.0, 0.0]])
-    found, present = footprints_to_cells(vectors, torch.ones(1, dtype=torch.bool), torch.tensor([[21.0, 21.0]]), 2.0, 21)
-    row, col = np.mgrid[:21, :21]
-    np.testing.assert_array_equal(present.reshape(21, 21).numpy(), np.hypot(row - 10, col - 10) * 2 <= 12.5)
-    np.testing.assert_allclose(found[present].numpy(), [[1.0, 0.0]] * int(present.sum()))
-
-
-def test_overlapping_footprints_are_weighted_by_their_gaussians():
-    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    position = torch.tensor([[5.0, 5.0], [13.0, 5.0]])
-    found, present = footprints_to_cells(vectors, torch.ones(2, dtype=torch.bool), position, 10.0, 2)
-    # The north-west cell's centre (5, 5) is 0 m from the first and 8 m from the second.
-    expected = np.array([1.0, math.exp(-(8**2) / (2 * 6.25**2))])
-    np.testing.assert_allclose(found[0].numpy(), expected / np.linalg.norm(expected), rtol=1e-6)
-    # The south-eastern one (15, 15) is 14.1 m from the first, 10.2 m from the second.
-    np.testing.assert_allclose(found[3].numpy(), [0.0, 1.0], atol=1e-7)
-    assert present.all()
-
-
-def test_a_footprint_counts_for_its_own_cell_however_large():
-    found, present = footprints_to_cells(
-        torch.tensor([[0.0, 1.0]]), torch.ones(1, dtype=torch.bool), torch.tensor([[1.0, 1.0]]), 2000.0, 2
-    )
-    assert present.tolist() == [True, False, False, False]
-    assert found[0].tolist() == [0.0, 1.0]
-
-
-def test_footprints_that_are_not_present_or_not_there_leave_nothing():
-    empty, present = footprints_to_cells(torch.zeros(0, 2), torch.zeros(0, dtype=torch.bool), torch.zeros(0, 2), 10.0, 3)
-    assert empty.shape == (9, 2)
-    assert not present.any()
-    _, hidden = footprints_to_cells(torch.ones(1, 2), torch.zeros(1, dtype=torch.bool), torch.ones(1, 2), 10.0, 3)
-    assert not hidden.any()
 
 
 # -- files
@@ -263,3 +225,71 @@ def test_outputs_are_told_by_their_ending(scene, tmp_path):
         embed(*scene, [])
     with pytest.raises(InputError, match="nowhere"):
         embed(*scene, tmp_path / "nowhere" / "emb.tif", progress=False)
+
+
+# -- ways to fuse
+
+
+@pytest.mark.parametrize("options", [{"fusion": "mean"}, {"fusion": "attention"}, {"features": "all"}])
+def test_values_of_every_fusion_do_not_depend_on_the_tiles(scene, tmp_path, options):
+    whole, other = (mapped(scene, tmp_path / f"{tile}.tif", sensors=["gedi", "s2"], tile=tile, **options) for tile in (64, 11))
+    np.testing.assert_allclose(other, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_where_a_sensor_ends_the_map_is_that_of_the_others(scene, tmp_path, fusion):
+    both, alone = (
+        mapped(scene, tmp_path / f"{'_'.join(names)}.tif", sensors=names, fusion=fusion, features="all")
+        for names in (["als", "s2"], ["s2"])
+    )
+    unseen = np.zeros((ROWS, COLS), bool)
+    unseen[NO_POINTS] = True
+    np.testing.assert_allclose(both[:, unseen], alone[:, unseen], atol=1e-5)
+    assert (np.abs(both - alone).max(axis=0) > 1e-3)[~unseen].all()
+
+
+def test_cells_fused_in_pieces_are_those_of_the_whole(scene, tmp_path, monkeypatch):
+    whole = mapped(scene, tmp_path / "whole.tif", sensors=["ortho", "s2"], features="all")
+    monkeypatch.setattr("fusion3d.mapping.embed._AT_ONCE", 100)
+    np.testing.assert_allclose(mapped(scene, tmp_path / "cut.tif", sensors=["ortho", "s2"], features="all"), whole, atol=1e-6)
+
+
+def test_all_features_are_the_shared_ones_and_then_the_fused_ones_by_name(scene, tmp_path):
+    files = [tmp_path / "all.tif", tmp_path / "all.parquet"]
+    summary = embed(*scene, files, sensors=["als", "s2"], features="all", progress=False)
+    shared = mapped(scene, tmp_path / "shared.tif", sensors=["als", "s2"])
+    names = [f"emb_{number:03d}" for number in range(8)] + [f"fused_{number:03d}" for number in range(8)]
+    with rasterio.open(files[0]) as dataset:
+        assert list(dataset.descriptions) == names
+        assert dataset.tags()["features"] == "all"
+        assert dataset.tags()["fusion"] == summary.fusion
+    assert summary.dimensions == 16
+    np.testing.assert_array_equal(read(files[0])[:8], shared)
+    assert list(geopandas.read_parquet(files[1]).columns)[4:] == names
+
+
+def without_fusion(checkpoint, path) -> str:
+    """The checkpoint as it was written before there was a fusion to train."""
+    data = torch.load(checkpoint, weights_only=True)
+    data["state_dict"] = {n: v for n, v in data["state_dict"].items() if not n.startswith(("fusion.", "prediction."))}
+    data["hyper_parameters"] = {n: v for n, v in data["hyper_parameters"].items() if not n.startswith("prediction")}
+    torch.save(data, path)
+    return str(path)
+
+
+def test_a_checkpoint_without_fusion_is_mapped_by_the_mean_and_refuses_more(scene, tmp_path):
+    old = without_fusion(scene[0], tmp_path / "old.ckpt"), scene[1]
+    expected = mapped(scene, tmp_path / "mean.tif", sensors=["als", "s2"], fusion="mean")
+    np.testing.assert_array_equal(mapped(old, tmp_path / "old.tif", sensors=["als", "s2"]), expected)
+    for options, text in (({"fusion": "attention"}, "--fusion attention needs"), ({"features": "all"}, "--features all needs")):
+        with pytest.raises(ConfigError, match=text):
+            embed(*old, tmp_path / "no.tif", progress=False, **options)
+    assert not (tmp_path / "no.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"), [({"fusion": "max"}, "--fusion max"), ({"features": "private"}, "--features private")]
+)
+def test_unknown_ways_to_fuse_are_named(scene, tmp_path, options, text):
+    with pytest.raises(ConfigError, match=text):
+        embed(*scene, tmp_path / "emb.tif", progress=False, **options)

@@ -34,18 +34,21 @@ def total(module, batch, count, step=0):
 @pytest.mark.parametrize("target", ["identity", "projection"])
 def test_gradient_reaches_every_parameter_when_all_pairs_are_drawn(store, target):
     module = model(retention_target=target)
-    loss, parts = total(module, read_chips(store, [(6, 8), (8, 26)], 8), 6)
+    loss, parts = total(module, read_chips(store, [(6, 8), (8, 26), (16, 4), (20, 28)], 8), 6)
     loss.backward()
     missing = [name for name, parameter in module.named_parameters() if parameter.grad is None]
     assert not missing
     assert set(parts) == {
         *(f"contrast_{a}-{b}" for i, a in enumerate(SENSORS) for b in SENSORS[i + 1 :]),
         *(f"retention_{s}" for s in SENSORS),
+        *(f"prediction_{s}" for s in (*SENSORS, "variance")),
+        *(f"prediction_absent_{s}" for s in SENSORS),
     }
 
 
 def test_loss_of_sampled_pairs_averages_to_the_loss_of_all(store):
-    module = model().eval()
+    # Prediction asks the sensors of a step about one another: it is no sum over pairs.
+    module = model(prediction=0.0).eval()
     batch = read_chips(store, [(6, 8), (8, 26)], 8, ["als", "ortho", "s2"])
     pairs = meeting_pairs(batch)
     key = (0, 0)
@@ -73,7 +76,8 @@ def test_batch_without_some_sensors_is_contrasted_on_the_others(store):
     module = model()
     batch = read_chips(store, [(6, 8)], 8, ["als", "s2"])
     _, parts = total(module, batch, 6)
-    assert set(parts) == {"contrast_als-s2", "retention_als", "retention_s2"}
+    assert {name for name in parts if not name.startswith("prediction")} == {"contrast_als-s2", "retention_als", "retention_s2"}
+    assert not any(name.endswith(("gedi", "ortho")) for name in parts)
 
 
 def test_batch_in_which_nothing_meets_is_a_step_of_loss_zero(store):
@@ -117,6 +121,7 @@ def test_model_without_sensors_says_what_to_do():
     [
         ({"pairs": 0}, "pairs 0"),
         ({"retention": -1.0}, "retention"),
+        ({"prediction": float("nan")}, "--model.prediction nan"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"encoder_options": {"hsi": {"width": 8}}}, "encoder_options names hsi"),
         ({"pair_weights": {"als-hsi": 2.0}}, "pair_weights names als-hsi"),
