@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fusion3d.data.chips import collate
 from fusion3d.data.observation import ChipBatch, RasterObservation
 from fusion3d.encoders import RasterEncoder, build
 from fusion3d.encoders.raster import MaskedConvolution
@@ -14,6 +15,7 @@ from tests.encoders.batches import COLUMN, RASTERS, VOXEL, Image, chips, image, 
 
 HYPERSPECTRAL = tuple(Band(f"b{index}", 381.0 + 5 * index, 6.0) for index in range(426))
 NAN = float("nan")
+DAYS = tuple(18_000.0 + 6 * number for number in range(60))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,32 @@ def test_padding_dates_change_nothing(encoder, sensor, dates):
     batch = chips()
     longer = replace(batch, rasters={sensor: padded(batch.rasters[sensor], dates)})
     assert relative(features(encoder, longer, sensor), features(encoder, batch, sensor)) < 1e-6
+
+
+@pytest.mark.parametrize("others", [1, 10, 40])
+def test_dates_of_other_chips_of_the_batch_change_nothing(encoder, others):
+    """A chip of two dates beside one of many more, as collation pads it."""
+    pictures = [image(6, 6, (RED, NIR), days, seed=seed) for seed, days in enumerate(((18_000.0, 18_100.0), DAYS[:others]))]
+    batches = [cut(picture, (0, 0), 6) for picture in pictures]
+    together = features(encoder, collate(batches)).view(2, 36, -1)
+    for found, batch in zip(together, batches, strict=True):
+        assert relative(found, features(encoder, batch)) < 1e-6
+
+
+@pytest.mark.parametrize("dates", [1, 2, 7, 60])
+def test_any_number_of_dates_is_read_by_the_same_weights_in_any_order(encoder, dates):
+    picture = image(4, 4, (RED, NIR), DAYS[:dates])
+    order = torch.randperm(dates, generator=torch.Generator().manual_seed(1))
+    turned = replace(picture, values=picture.values[order], valid=picture.valid[order], days=picture.days[order])
+    expected = features(encoder, cut(picture, (0, 0), 4))
+    assert expected.isfinite().all()
+    assert relative(features(encoder, cut(turned, (0, 0), 4)), expected) < 1e-6
+
+
+def test_dates_are_told_apart_by_their_days_and_not_by_their_place(encoder):
+    picture = image(4, 4, (RED, NIR), (18_000.0, 18_180.0))
+    exchanged = replace(picture, days=picture.days.flip(0))
+    assert relative(features(encoder, cut(exchanged, (0, 0), 4)), features(encoder, cut(picture, (0, 0), 4))) > 1e-3
 
 
 @pytest.mark.parametrize("sensor", RASTERS)
@@ -97,6 +125,20 @@ def test_wavelengths_matter(encoder):
     picture = image(4, 4, (RED, GREEN, BLUE), (18_000.0,))
     swapped = replace(picture, bands=(BLUE, GREEN, RED))
     assert relative(features(encoder, cut(swapped, (0, 0), 4)), features(encoder, cut(picture, (0, 0), 4))) > 1e-2
+
+
+def test_band_width_matters(encoder):
+    narrow, wide = (
+        features(encoder, cut(image(4, 4, (Band("R", 665.0, width), NIR), (18_000.0,)), (0, 0), 4)) for width in (6.0, 120.0)
+    )
+    assert relative(wide, narrow) > 1e-3
+
+
+@pytest.mark.parametrize("fine", [1, 4])
+def test_pixel_size_matters(encoder, fine):
+    batch = cut(image(4, 4, (RED, NIR), (18_000.0,), fine=fine), (0, 0), 4)
+    coarser = with_raster(batch, "x", pixel=10 * batch.rasters["x"].pixel)
+    assert relative(features(encoder, coarser), features(encoder, batch)) > 1e-3
 
 
 def test_polarisations_are_told_apart_and_may_come_in_any_order(encoder):
