@@ -33,8 +33,8 @@ from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
 from fusion3d.encoders.registry import Encoder
 from fusion3d.errors import ConfigError
 from fusion3d.ops import footprint_pool
-from fusion3d.pretraining.hiding import all_of
 from fusion3d.pretraining.distributed import mean_over_ranks
+from fusion3d.pretraining.hiding import all_of
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
 from fusion3d.pretraining.views import Found, Views
 
