@@ -123,8 +123,10 @@ def test_special_values_go_where_the_reference_sends_them(replay, where, value, 
     grad = numbers(16, dtype, 5, rows=len(LENGTHS))
     wanted = softmax_pool_backward_reference(grad, features, logits, *expected, SPLITS, None)
     tolerance = TOLERANCE[dtype]
+    known = ~expected[2].isnan()  # nobody reads the peak of a column whose total is NaN
     for warp in (False, True):
         saved = replayed(replay, features, logits, warp=warp)
+        assert torch.equal(saved[1][known], expected[1][known])
         torch.testing.assert_close(saved[0], expected[0], rtol=tolerance, atol=tolerance, equal_nan=True)
         torch.testing.assert_close(saved[2], expected[2], rtol=1e-5, atol=0, equal_nan=True)
         for mine, theirs in zip(replayed_backward(replay, grad, features, logits, saved), wanted, strict=True):
