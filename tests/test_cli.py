@@ -76,3 +76,10 @@ def test_a_place_that_cannot_be_written_is_one_line(tiles, tmp_path):
     finished = fusion3d("prepare", *tiles, "--out", tmp_path / "file" / "s.zarr", "--quiet")
     assert finished.returncode == 2
     assert len(finished.stderr.strip().splitlines()) == 1
+
+
+def test_doctor_says_what_runs_the_operators_and_the_sparse_convolutions():
+    finished = fusion3d("doctor")
+    assert finished.returncode == 0, finished.stderr
+    starts = ["operators on the CPU: ", "operators on CUDA: ", "sparse convolution: ", "spconv: "]
+    assert [line[: line.index(": ") + 2] for line in finished.stdout.splitlines()] == starts

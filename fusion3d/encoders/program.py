@@ -68,7 +68,8 @@ class _OnTensors(nn.Module):
         self.encoder, self.sensor, self.cell = encoder, sensor, cell
         self.like = replace(batch, als=None, gedi=None, rasters={})
         observation = _observation(batch, sensor)
-        self.observation, self.fixed = type(observation), _parts(observation, tensors=False)
+        self.observation: Any = type(observation)
+        self.fixed = _parts(observation, tensors=False)
 
     def forward(
         self, origin: Int64[Tensor, "chips 2"], tensors: dict[str, Tensor]
@@ -115,7 +116,8 @@ def _twice(batch: ChipBatch, sensor: str) -> ChipBatch:
             raise ConfigError(f"the example holds no images of {sensor}; take a batch with measurements")
         for name in ("values", "valid", "days", "date_present"):
             pairs[name] = torch.cat((pairs[name], pairs[name]), dim=1)
-    doubled = type(observation)(**pairs, **_parts(observation, tensors=False))
+    kind: Any = type(observation)
+    doubled = kind(**pairs, **_parts(observation, tensors=False))
     return _holding(replace(batch, origin=batch.origin.repeat(2, 1)), sensor, doubled)
 
 
