@@ -42,7 +42,7 @@ class CrossModalPretraining(LightningModule):
 
     Parameters
     ----------
-    preset : size of the encoders (tiny, base)
+    preset : size of the encoders (tiny, small, base)
     encoder_options : by sensor, hyperparameters of its encoder that replace the preset's
     alignment : how embeddings of one place are made alike; the default contrasts drawn pairs of sensors
     pairs : pairs of sensors contrasted a step; as many as there are is the exact sum over all pairs

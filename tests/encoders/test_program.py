@@ -5,6 +5,7 @@ Backend aot_eager traces forward and backward through every fake kernel, and lea
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -32,33 +33,45 @@ def batches(sensor):
     return example, [example, *others, *empty]
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """File of a program, exported once."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def path(kind, sensor):
+        file = folder / f"{sensor}.pt2"
+        if not file.exists():
+            torch.export.save(export_program(tiny(kind), batches(sensor)[0], sensor), file)
+        return file
+
+    return path
+
+
 @pytest.mark.parametrize(("kind", "sensor"), [("als", "als"), ("gedi", "gedi"), ("raster", "coarse")])
-def test_exported_program_read_again_equals_the_encoder_on_batches_of_any_size(kind, sensor, tmp_path):
-    encoder, (example, others) = tiny(kind), batches(sensor)
-    torch.export.save(export_program(encoder, example, sensor), tmp_path / "encoder.pt2")
-    program = torch.export.load(tmp_path / "encoder.pt2").module()
-    for batch in others:
+def test_exported_program_read_again_equals_the_encoder_on_batches_of_any_size(kind, sensor, exported):
+    program, encoder = torch.export.load(exported(kind, sensor)).module(), tiny(kind)
+    for batch in batches(sensor)[1]:
         found, expected = program(*program_inputs(batch, sensor)), encoder(batch, sensor)
         assert torch.equal(found[2], expected.present)
         torch.testing.assert_close(found[0], expected.shared, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found[1], expected.features, rtol=1e-5, atol=1e-5)
 
 
-def test_program_runs_with_the_operators_alone(tmp_path):
-    encoder, example = tiny("als", **SMALLEST), chips(sensors=("als",))
-    torch.export.save(export_program(encoder, example, "als", cell=16.0), tmp_path / "encoder.pt2")
-    torch.save((program_inputs(example, "als"), encoder(example, cell=16.0).features.detach()), tmp_path / "case.pt")
+def test_program_runs_with_the_operators_alone(exported, tmp_path):
+    example = chips(sensors=("als",))
+    torch.save((program_inputs(example, "als"), tiny("als")(example).features.detach()), tmp_path / "case.pt")
     code = (
         "import sys, torch, fusion3d.ops\n"
-        "program = torch.export.load('encoder.pt2').module()\n"
+        "program = torch.export.load(sys.argv[1]).module()\n"
         "inputs, expected = torch.load('case.pt')\n"
         "torch.testing.assert_close(program(*inputs)[1], expected)\n"
         "assert 'fusion3d.encoders' not in sys.modules\n"
     )
-    path = ":".join(filter(None, sys.path))
     finished = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", code, exported("als", "als")],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
 
 
