@@ -46,6 +46,15 @@ def test_gradient_reaches_every_parameter_when_all_pairs_are_drawn(store, target
     }
 
 
+@pytest.mark.parametrize("preset", ["small", "base"])
+def test_larger_presets_train_a_step(store, preset):
+    module = model(preset=preset)
+    loss, _ = total(module, read_chips(store, [(6, 8), (8, 26)], 8), 6)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
 def test_loss_of_sampled_pairs_averages_to_the_loss_of_all(store):
     # Prediction asks the sensors of a step about one another: it is no sum over pairs.
     module = model(prediction=0.0).eval()
