@@ -11,32 +11,28 @@ a network that says the same of every column is last, not average.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise, permutations
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pyproj import Transformer
 from torch import Tensor
 
 from fusion3d.data.chips import read_chips
 from fusion3d.data.observation import ChipBatch
-from fusion3d.data.split import Split
 from fusion3d.errors import ConfigError
 from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
+from fusion3d.evaluation.places import Patch, held_out_windows, patches
 from fusion3d.evaluation.table import RECALLS, PairRetrieval, RetrievalReport
-from fusion3d.grid import Grid, Window
+from fusion3d.grid import Window
 from fusion3d.ops import footprint_pool
 from fusion3d.store import Store
 
 if TYPE_CHECKING:
     from fusion3d.pretraining.module import CrossModalPretraining
 
-_SIDE = 64
-"""Columns on the side of a window that is embedded at once, at most."""
 _POOL = 4
 """Candidates gathered for each one that is drawn, where there are so many: a gallery of few windows would be of neighbours."""
 _LEAST_MASS = 0.2
@@ -181,79 +177,7 @@ def retrieval(
     )
 
 
-def held_out_windows(module: CrossModalPretraining, store: Store) -> list[Window]:
-    """Rectangles of columns that training never touched: the split's, or all of a store elsewhere.
-
-    Raises
-    ------
-    ConfigError
-        Nothing was held out, or the store overlaps the training scene on another grid.
-    """
-    scene = module.hparams["scene"]
-    overlapping = []
-    for facts, plain in zip(scene["grids"], scene["splits"], strict=True):
-        place = {key: facts[key] for key in ("crs", "x0", "y0", "rows", "cols")}
-        trained = Grid(column=scene["column"], voxel=scene["voxel"], **place)
-        split = Split.from_plain(plain)
-        try:
-            split.check(store.grid)
-            same = trained.pyproj_crs == store.grid.pyproj_crs
-        except ConfigError:
-            same = False
-        if same:
-            if not split.windows():
-                raise ConfigError(
-                    "the checkpoint was trained on every column of this store; pretrain with --data.holdout 0.25, "
-                    "or evaluate on a store of another place"
-                )
-            return split.windows()
-        overlapping.append(_overlap(trained, store.grid))
-    if any(overlapping):
-        raise ConfigError(
-            f"{store.path} overlaps the training scene on another grid, so what was held out cannot be told; "
-            f"use the store of the pretraining, or one of another place"
-        )
-    return [store.grid.window]
-
-
-def _overlap(first: Grid, second: Grid) -> bool:
-    """Whether the extents of two grids overlap, compared in the CRS of the first."""
-    west, south, east, north = first.bounds(first.window)
-    there = second.bounds(second.window)
-    if first.pyproj_crs != second.pyproj_crs:
-        there = Transformer.from_crs(second.pyproj_crs, first.pyproj_crs, always_xy=True).transform_bounds(*there)
-    return bool(there[0] < east and there[2] > west and there[1] < north and there[3] > south)
-
-
 # -- embedding of held-out windows
-
-
-@dataclass(frozen=True)
-class _Patch:
-    """A square window to embed, and the part of it whose columns are taken from it."""
-
-    window: Window
-    own: Window
-
-
-def patches(window: Window, side: int = _SIDE) -> list[_Patch]:
-    """Overlapping squares inside `window`; each column is taken from the square in which it is farthest from the edge."""
-    side = min(side, window.rows, window.cols)
-    return [
-        _Patch(
-            Window(window.row + row, window.col + col, side, side),
-            Window(window.row + row_from, window.col + col_from, row_to - row_from, col_to - col_from),
-        )
-        for row, row_from, row_to in _spans(window.rows, side)
-        for col, col_from, col_to in _spans(window.cols, side)
-    ]
-
-
-def _spans(length: int, side: int) -> list[tuple[int, int, int]]:
-    """Start of each span of `side` and the part that is its own; the parts cover [0, length) once."""
-    starts = [*range(0, length - side, max(1, side // 2)), length - side]
-    cuts = [0, *((first + side + second) // 2 for first, second in pairwise(starts)), length]
-    return list(zip(starts, cuts, cuts[1:]))
 
 
 class _Pool:
@@ -306,7 +230,7 @@ def _unit(module: CrossModalPretraining, batch: ChipBatch, sensor: str) -> tuple
     return torch.nn.functional.normalize(found.shared.float(), dim=1), found.present
 
 
-def _meet(pool: _Pool, patch: _Patch, batch: ChipBatch, embedded: Mapping[str, tuple[Tensor, Tensor]], sigma: float) -> None:
+def _meet(pool: _Pool, patch: Patch, batch: ChipBatch, embedded: Mapping[str, tuple[Tensor, Tensor]], sigma: float) -> None:
     """Add the matched columns, or footprints, of a patch's own part to the pool of a pair."""
     (first, first_seen), (second, second_seen) = (embedded[name] for name in pool.pair)
     corner = torch.tensor([patch.window.col, patch.window.row], device=first.device, dtype=torch.float64)

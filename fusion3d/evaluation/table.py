@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fusion3d.errors import InputError
+from fusion3d.io.whole_file import write_whole
 
 RECALLS = (1, 5, 10)
 """The k of recall at k."""
@@ -89,16 +87,7 @@ class RetrievalReport:
 
     def write(self, path: str | Path) -> Path:
         """Write the figures as JSON, whole or not at all."""
-        path = Path(path)
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
-        try:
-            draft.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-            os.replace(draft, path)
-        except OSError as error:
-            raise InputError(path, f"cannot be written ({error.strerror or error})", "write to another folder") from None
-        finally:
-            draft.unlink(missing_ok=True)
-        return path
+        return write_whole(Path(path), json.dumps(self.to_json(), indent=2) + "\n")
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

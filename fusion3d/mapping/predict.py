@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.progress import track
 
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.evaluation.lattice import Lattice
 from fusion3d.grid import Window
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.io.raster import open_raster
 from fusion3d.mapping.tiles import read_ahead
 from fusion3d.tasks.model import TargetModel, same_origin
-from fusion3d.tasks.support import Lattice, band_names, read_window, require_map
+from fusion3d.tasks.support import band_names, read_window, require_map
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ import numpy.typing as npt
 import shapely
 
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.evaluation.blocks import SCHEMES, Folds, centres, random_folds, spatial_folds
+from fusion3d.evaluation.plots import PlotTable, read_plots
+from fusion3d.evaluation.ridge import fit_ridge
 from fusion3d.grid import map_crs, metric_unit
 from fusion3d.io.raster import RasterFile, open_raster
-from fusion3d.tasks.blocks import SCHEMES, Folds, centres, random_folds, spatial_folds
 from fusion3d.tasks.model import MODEL_FILE, ORIGIN_TAGS, TargetModel
-from fusion3d.tasks.plots import PlotTable, read_plots
-from fusion3d.tasks.ridge import fit_ridge
 from fusion3d.tasks.scorecard import PREDICTIONS_FILE, SCORES_FILE, FoldFacts, HeldOut, Scorecard
 from fusion3d.tasks.scores import Scores, score
 from fusion3d.tasks.support import PlotFeatures, means_under, require_map, statistics_under

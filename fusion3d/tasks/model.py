@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fusion3d import __version__
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.evaluation.ridge import Ridge, RidgeFit
 from fusion3d.io.whole_file import write_whole
 from fusion3d.tasks.ridge import Ridge, RidgeFit
 from fusion3d.tasks.transform import back, check_transform

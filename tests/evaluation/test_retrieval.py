@@ -15,7 +15,8 @@ from fusion3d.data.split import Split
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation import retrieval as retrieval_module
 from fusion3d.evaluation.checkpoint import load_pretraining
-from fusion3d.evaluation.retrieval import chance_recall, held_out_windows, patches, ranks, retrieval, score_pair
+from fusion3d.evaluation.places import held_out_windows, patches
+from fusion3d.evaluation.retrieval import chance_recall, ranks, retrieval, score_pair
 from fusion3d.grid import Grid, Window
 from fusion3d.store import Store
 from tests.data.scene import write_scene

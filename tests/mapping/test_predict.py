@@ -10,11 +10,11 @@ import rasterio
 from pyproj import CRS
 
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.evaluation.ridge import Ridge, RidgeFit
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.mapping.predict import predict
 from fusion3d.tasks.fit import fit
 from fusion3d.tasks.model import TargetModel
-from fusion3d.tasks.ridge import Ridge, RidgeFit
 from tests.tasks.places import X0, Y0, planted, write_map
 
 ROWS, COLS = 70, 90

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from fusion3d.evaluation.blocks import spatial_folds
 from fusion3d.evaluation.table import PairRetrieval, RetrievalReport
 from fusion3d.grid import Grid
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.store import Store
-from fusion3d.tasks.blocks import spatial_folds
 from fusion3d.tasks.scorecard import PREDICTIONS_FILE, SCORES_FILE, FoldFacts, HeldOut, Scorecard
 from fusion3d.tasks.scores import score
 from tests.data.scene import canopy, write_scene

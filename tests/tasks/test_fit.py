@@ -13,9 +13,9 @@ import shapely
 from scipy.ndimage import gaussian_filter
 
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.evaluation.ridge import fit_ridge
 from fusion3d.tasks.fit import fit
 from fusion3d.tasks.model import TargetModel
-from fusion3d.tasks.ridge import fit_ridge
 from fusion3d.tasks.scorecard import HeldOut, Scorecard
 from tests.tasks.places import X0, Y0, planted, write_map, write_points
 

@@ -9,8 +9,8 @@ import pytest
 
 from fusion3d import __version__
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.evaluation.ridge import Ridge, RidgeFit
 from fusion3d.tasks.model import TargetModel, same_origin
-from fusion3d.tasks.ridge import Ridge, RidgeFit
 
 
 def model(**changes: object) -> TargetModel:

@@ -14,9 +14,9 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from fusion3d.errors import ConfigError, CRSError, InputError
+from fusion3d.evaluation.discs import discs
 from fusion3d.grid import map_crs, same_map_crs
 from fusion3d.io.crs import resolve_crs
-from fusion3d.tasks.discs import discs
 
 Float64 = npt.NDArray[np.float64]
 Polygons = npt.NDArray[np.object_]

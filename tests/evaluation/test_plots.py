@@ -12,7 +12,7 @@ import shapely
 from pyproj import CRS
 
 from fusion3d.errors import ConfigError, CRSError, InputError
-from fusion3d.tasks.plots import read_plots
+from fusion3d.evaluation.plots import read_plots
 from tests.tasks.places import LAMBERT, X0, Y0, write_points
 
 X, Y = np.array([X0 + 50, X0 + 150, X0 + 250]), np.array([Y0 - 50, Y0 - 60, Y0 - 70])

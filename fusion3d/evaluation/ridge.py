@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.errors import ConfigError
-from fusion3d.tasks.blocks import deal
+from fusion3d.evaluation.blocks import deal
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -77,7 +77,7 @@ class Decomposition:
     Parameters
     ----------
     features : [N, D]
-    target : [N]
+    target : [N], or [N, K] for K targets that share a penalty
     weights : [N] positive; equal when None
     """
 
@@ -94,19 +94,25 @@ class Decomposition:
         spread = np.sqrt(weight @ centred**2 / count)
         constant = spread <= _CONSTANT * np.maximum(np.abs(self.mean), np.finfo(np.float64).tiny)
         self.scale = np.where(constant, 1.0, spread)
-        self.intercept = float(weight @ target / count)
+        self.intercept = weight @ target / count
         self._root = np.sqrt(weight)
         self._left, self._values, self._right = np.linalg.svd(
             self._root[:, None] * np.where(constant, 0.0, centred / self.scale), full_matrices=False
         )
-        self._target = self._root * (target - self.intercept)
+        self._target = (self._root * (target - self.intercept).T).T
         self._projected = self._left.T @ self._target
 
     def ridge(self, penalty: float) -> Ridge:
         """The model of a penalty; of 0, the least-squares one of least norm."""
-        return Ridge(
-            self.mean, self.scale, self._right.T @ (self._gain(penalty) * self._projected), self.intercept, float(penalty)
-        )
+        return Ridge(self.mean, self.scale, self.coefficients(penalty), float(self.intercept), float(penalty))
+
+    def coefficients(self, penalty: float) -> Float64:
+        """[D] or [D, K] on standardised features."""
+        return self._right.T @ (self._gain(penalty) * self._projected.T).T
+
+    def predict(self, features: Float64, penalty: float) -> Float64:
+        """[M] or [M, K] from features [M, D]."""
+        return (features - self.mean) / self.scale @ self.coefficients(penalty) + self.intercept
 
     def _gain(self, penalty: float) -> Float64:
         values = self._values
@@ -117,11 +123,11 @@ class Decomposition:
         """Generalised cross-validation (Golub, Heath and Wahba 1979, Technometrics 21), the intercept counted as a parameter."""
         count, shrink = len(self._target), self._gain(penalty) * self._values
         left = count - 1.0 - shrink.sum()
-        residual = self._target - self._left @ (shrink * self._projected)
-        return float(count * (residual @ residual) / left**2) if left > 1e-9 else np.inf
+        residual = self._target - self._left @ (shrink * self._projected.T).T
+        return float(count * np.square(residual).sum() / left**2) if left > 1e-9 else np.inf
 
     def left_out_residuals(self, penalty: float) -> Float64:
-        """[N] residuals of each row by the model of the others, with the features standardised as they are (PRESS)."""
+        """[N] residuals of each row by the model of the others (PRESS), features standardised as they are; of one target."""
         shrink = self._gain(penalty) * self._values
         leverage = self._left**2 @ shrink + self._root**2 / len(self._target)
         residual = (self._target - self._left @ (shrink * self._projected)) / self._root

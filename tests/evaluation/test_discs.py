@@ -9,7 +9,7 @@ import pytest
 import shapely
 from pyproj import CRS, Geod
 
-from fusion3d.tasks.discs import discs
+from fusion3d.evaluation.discs import discs
 
 
 @pytest.mark.parametrize(

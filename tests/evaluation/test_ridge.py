@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusion3d.errors import ConfigError
-from fusion3d.tasks.ridge import Decomposition, fit_ridge
+from fusion3d.evaluation.ridge import Decomposition, fit_ridge
 
 
 def sample(rows: int = 40, cols: int = 5, noise: float = 0.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

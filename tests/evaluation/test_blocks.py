@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion3d.errors import ConfigError
-from fusion3d.tasks.blocks import blocks_of, deal, default_side, random_folds, spatial_folds
+from fusion3d.evaluation.blocks import blocks_of, deal, default_side, random_folds, spatial_folds
 
 
 def plots(x: np.ndarray, y: np.ndarray, radius: float = 5.0) -> np.ndarray:
