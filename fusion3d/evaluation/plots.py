@@ -40,9 +40,10 @@ class PlotTable:
     path : where they are from
     target : name of the measured column; unit : of its values, "" when not stated
     geometry : [P] polygons in `crs`
-    values : [P] float64, finite
+    values : [P] float64, finite; places in `classes` where there are any
     ids : [P], unique
     strata : [P], or None
+    classes : names, in order, of a column of text; None for a column of numbers
     notes : what was left out or assumed while reading, in words
     """
 
@@ -55,6 +56,7 @@ class PlotTable:
     crs: CRS
     strata: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         counts = {len(self.geometry), len(self.values), len(self.ids), len(self.strata or self.ids)}
@@ -108,6 +110,7 @@ def read_plots(
     crs: str | None = None,
     stratum: str | None = None,
     nonnegative: bool = True,
+    text: bool = False,
 ) -> PlotTable:
     """Plots and one of their columns, rows that cannot be used left out with a note.
 
@@ -120,6 +123,7 @@ def read_plots(
     crs : of a file without one; a CSV with lon and lat needs none (WGS 84)
     stratum : column of strata, kept as text
     nonnegative : values below 0 are errors of measurement, not values
+    text : a column without numbers holds names of classes, instead of being refused
 
     A CSV has columns x and y, or lon and lat. Plots are named by column `plot_id`, `plot`, `id` or `name` where its entries are
     unique, else by row number from 1.
@@ -133,31 +137,32 @@ def read_plots(
     ConfigError
         The radius is not a positive number.
     """
-    text = str(path)
+    name = str(path)
     if radius is not None and not (np.isfinite(radius) and radius > 0):
         raise ConfigError(f"--radius {radius} must be a positive number of metres")
     if not Path(path).exists():
-        raise InputError(text, "does not exist", "check the path")
+        raise InputError(name, "does not exist", "check the path")
     frame, geometry, stated = _read(Path(path), target, layer)
     for column in filter(None, (target, stratum)):
         if column not in frame.columns:
             there = ", ".join(map(str, frame.columns)) or "none"
-            raise InputError(text, f"has no column {column!r}", f"it has {there}")
+            raise InputError(name, f"has no column {column!r}", f"it has {there}")
     if len(frame) == 0:
-        raise InputError(text, "holds no plots", "give a file with at least one row")
+        raise InputError(name, "holds no plots", "give a file with at least one row")
     place = map_crs(resolve_crs(stated, crs, path))
     notes: list[str] = []
-    shapes, drawable = _polygons(frame, geometry, place, radius, text, notes)
-    values = _numbers(frame[target], text, target)
+    shapes, drawable = _polygons(frame, geometry, place, radius, name, notes)
+    classes = _class_names(frame[target]) if text else None
+    values = _numbers(frame[target], name, target) if classes is None else _codes(frame[target], classes)
     usable = drawable & _measured(values, target, nonnegative, notes)
     if not usable.any():
         raise InputError(
-            text, f"holds no plot that can be used ({'; '.join(notes)})", "correct the file or choose another column"
+            name, f"holds no plot that can be used ({'; '.join(notes)})", "correct the file or choose another column"
         )
     ids = _identities(frame, notes)
     kept = np.flatnonzero(usable)
     return PlotTable(
-        path=text,
+        path=name,
         target=target,
         unit=unit or "",
         geometry=shapes[kept],
@@ -166,6 +171,7 @@ def read_plots(
         crs=place,
         strata=None if stratum is None else tuple(_label(frame[stratum].iloc[at]) for at in kept),
         notes=tuple(notes),
+        classes=classes,
     )
 
 
@@ -251,6 +257,21 @@ def _numbers(column: Any, path: str, name: str) -> Float64:
         sample = column[column.notna()].iloc[0]
         raise InputError(path, f"column {name!r} holds no numbers (for instance {str(sample)[:30]!r})", "use a decimal point")
     return found
+
+
+def _class_names(column: Any) -> tuple[str, ...] | None:
+    """Names in a column of text, sorted; None when it holds a number."""
+    import pandas
+
+    if pandas.to_numeric(column, errors="coerce").notna().any():
+        return None
+    return tuple(sorted({_label(value) for value in column} - {""})) or None
+
+
+def _codes(column: Any, classes: tuple[str, ...]) -> Float64:
+    """The place of each entry among the classes, NaN where there is none."""
+    place = {name: float(code) for code, name in enumerate(classes)}
+    return np.array([place.get(_label(value), np.nan) for value in column], np.float64)
 
 
 def _measured(values: Float64, target: str, nonnegative: bool, notes: list[str]) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,166 @@
+"""What each sensor says of chosen columns of a store: embedded once, then used for any subset of the sensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fusion3d.data.chips import read_chips
+from fusion3d.data.observation import ChipBatch
+from fusion3d.encoders.fusion import fuse
+from fusion3d.evaluation.footprint_cells import footprints_to_cells, mean_of_footprints
+from fusion3d.evaluation.places import Patch, patches
+from fusion3d.grid import Window
+from fusion3d.store import Store
+
+if TYPE_CHECKING:
+    from fusion3d.pretraining.module import CrossModalPretraining
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SensorColumns:
+    """What one sensor says of N columns; 0 where not present.
+
+    Attributes
+    ----------
+    shared : [N, D] unit vectors that other sensors are compared with
+    features : [N, W] all that the encoder knows, shared and private
+    present : [N] where the sensor saw the column (a column under a GEDI footprint, see `footprint_cells`)
+    """
+
+    shared: Float32
+    features: Float32
+    present: BoolArray
+
+    def take(self, rows: Int64) -> SensorColumns:
+        """Some of the columns."""
+        return SensorColumns(self.shared[rows], self.features[rows], self.present[rows])
+
+
+@dataclass(frozen=True)
+class EmbeddedColumns:
+    """What each sensor says of the same columns.
+
+    Attributes
+    ----------
+    columns : [N] row * cols + col of the store's grid, rising
+    sensors : by name
+    """
+
+    columns: Int64
+    sensors: Mapping[str, SensorColumns]
+
+    def fused(self, names: Sequence[str] | None = None) -> tuple[Float32, BoolArray]:
+        """One unit vector [N, D] of each column from a subset of the sensors (all when None), and where one of them saw it."""
+        parts = {
+            name: (torch.from_numpy(self.sensors[name].shared), torch.from_numpy(self.sensors[name].present))
+            for name in (self.sensors if names is None else names)
+        }
+        vectors, present = fuse(parts)
+        return vectors.numpy(), present.numpy()
+
+    def joined(self, names: Sequence[str] | None = None) -> tuple[Float32, BoolArray]:
+        """Features of a subset of the sensors side by side [N, sum of W], 0 where absent, and where one of them saw the column."""
+        chosen = [self.sensors[name] for name in (self.sensors if names is None else names)]
+        return np.concatenate([part.features for part in chosen], axis=1), np.logical_or.reduce([part.present for part in chosen])
+
+
+def embed_columns(
+    module: CrossModalPretraining,
+    store: Store,
+    chosen: Sequence[Patch],
+    names: Sequence[str],
+    wanted: BoolArray | None = None,
+    *,
+    alter: Callable[[ChipBatch], ChipBatch] | None = None,
+    advance: Callable[[], None] | None = None,
+) -> EmbeddedColumns:
+    """Embed the columns of some patches with the encoders of a checkpoint.
+
+    Parameters
+    ----------
+    chosen : each column is taken from the patch that owns it (`places.patches`, `choose_patches`)
+    names : sensors that checkpoint and store hold
+    wanted : [rows, cols] of the grid, the columns to keep; None keeps all
+    alter : what to do to a batch before it is encoded, such as adding noise
+    advance : called after each patch
+    """
+    cols = store.grid.cols
+    columns: list[Int64] = []
+    parts: dict[str, list[tuple[Float32, Float32, BoolArray]]] = {name: [] for name in names}
+    for patch in chosen:
+        rows, where = _kept(patch, cols, wanted)
+        if len(rows):
+            columns.append(where)
+            batch = read_chips(store, [(patch.window.row, patch.window.col)], patch.window.rows, names)
+            batch = batch if alter is None else alter(batch)
+            for name, found in _embedded(module, batch.to(module.device), names):
+                parts[name].append(tuple(value[rows].cpu().numpy() for value in found))  # type: ignore[arg-type]
+        if advance is not None:
+            advance()
+    order = np.argsort(np.concatenate(columns)) if columns else np.zeros(0, np.int64)
+    sensors = {
+        name: SensorColumns(*(np.concatenate(values)[order] for values in zip(*found))) for name, found in parts.items() if found
+    }
+    return EmbeddedColumns(np.concatenate(columns)[order] if columns else order, sensors)
+
+
+def choose_patches(windows: Sequence[Window], labelled: BoolArray, most: int, seed: int) -> list[Patch]:
+    """Patches of windows, in an order by `seed`, until their own parts hold `most` labelled [rows, cols] columns."""
+    todo = [patch for window in windows for patch in patches(window)]
+    found, count = [], 0
+    for at in np.random.default_rng(seed).permutation(len(todo)):
+        own = todo[at].own
+        here = int(labelled[own.row : own.row_stop, own.col : own.col_stop].sum())
+        if here and count < most:
+            found.append(todo[at])
+            count += here
+    return found
+
+
+def columns_of(chosen: Sequence[Patch], cols: int, wanted: BoolArray | None = None) -> Int64:
+    """[N] columns that patches own, rising."""
+    parts = [_kept(patch, cols, wanted)[1] for patch in chosen]
+    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+
+
+def _kept(patch: Patch, cols: int, wanted: BoolArray | None) -> tuple[Int64, Int64]:
+    """Columns that a patch owns: their number in the patch, and in the grid."""
+    own, window = patch.own, patch.window
+    row, col = (axis.ravel() for axis in np.mgrid[own.row : own.row_stop, own.col : own.col_stop])
+    if wanted is not None:
+        kept = wanted[row, col]
+        row, col = row[kept], col[kept]
+    return (row - window.row) * window.cols + (col - window.col), row * cols + col
+
+
+@torch.inference_mode()
+def _embedded(
+    module: CrossModalPretraining, batch: ChipBatch, names: Sequence[str]
+) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
+    """Unit vectors, features and presence of every column of a chip, by sensor."""
+    for name in names:
+        encoder = module.encoders[name]
+        if name not in batch.sensors:
+            nothing = torch.zeros(batch.columns, dtype=torch.bool)
+            yield name, (torch.zeros(batch.columns, encoder.shared_dim), torch.zeros(batch.columns, encoder.width), nothing)
+            continue
+        found = encoder(batch, name)
+        shared, features, present = normalize(found.shared.float(), dim=1), found.features.float(), found.present
+        if name == "gedi":
+            assert batch.gedi is not None
+            place = batch.gedi.position, batch.column, batch.size
+            features, _ = mean_of_footprints(features, present, *place)
+            shared, present = footprints_to_cells(shared, present, *place)
+        yield name, (shared, features, present)
