@@ -272,21 +272,90 @@ def embed(
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of `fusion3d pretrain` (.ckpt), or its run folder.")],
     store: Annotated[Path, typer.Argument(help="Column store.")],
-    target: Annotated[Path | None, typer.Option("--out", help="JSON file for the figures.")] = None,
-    columns: Annotated[int, typer.Option(help="At most this many columns in the gallery.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of columns.")] = 0,
+    target: Annotated[
+        list[Path] | None, typer.Option("--out", help="File for the figures: .json, or .md for tables; may be given twice.")
+    ] = None,
+    sensors: Annotated[str | None, typer.Option(help="Sensors to use, comma-separated [default: all that both have].")] = None,
+    columns: Annotated[int, typer.Option(help="Retrieval: at most this many columns in the gallery.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the choice of columns, of draws of labels and of intervals.")] = 0,
     untrained: Annotated[
-        bool, typer.Option("--untrained", help="Random weights instead: what training is compared with.")
+        bool, typer.Option("--untrained", help="Retrieval: random weights instead: what training is compared with.")
     ] = False,
+    retrieve: Annotated[bool, typer.Option("--retrieval/--no-retrieval", help="Whether to measure retrieval.")] = True,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Probes: what is known of places; may be given several times. A raster in any CRS (each band a variable), field "
+            "plots (with --target), or als:classes: vegetation, building and ground shares from the classes of the points."
+        ),
+    ] = None,
+    variable: Annotated[str | None, typer.Option("--target", help="Columns of the plots to predict, comma-separated.")] = None,
+    label_kind: Annotated[
+        str, typer.Option(help="Labels are values, classes, or auto: integers of few values, and text, are classes.")
+    ] = "auto",
+    radius: Annotated[float | None, typer.Option(help="Of plots that are points without a `radius` column, metres.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of a file of plots that has several.")] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of labels that state none.")] = None,
+    probe: Annotated[list[str] | None, typer.Option(help="linear or knn; may be given several times [default: both].")] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(help="Labels to learn from, per cent; may be given several times [default: 1 10 100].")
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws of each share below 100 %.")] = 5,
+    label_columns: Annotated[int, typer.Option(help="At most this many labelled places to learn from, and to test on.")] = 2000,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Also random weights, raw features and training from scratch.")
+    ] = True,
+    supervised_steps: Annotated[
+        int, typer.Option(help="Of the encoders trained from scratch on the labels, for each share; 0 leaves that out.")
+    ] = 60,
+    alone: Annotated[
+        list[str] | None,
+        typer.Option(help="SENSOR=RUN, a checkpoint trained on that sensor alone: how much of it the others cost or gave."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Cross-sensor retrieval on places never trained on: R@1, R@5, R@10 for every ordered pair of sensors, with chance."""
+    """How good the encoders are on places never trained on: retrieval across sensors and, with --labels, frozen probes.
+
+    Retrieval: R@1, R@5, R@10 for every ordered pair of sensors, with chance. Probes: linear models and nearest neighbours from 1,
+    10 and 100 % of the labels of the training part, tested on the held-out part, beside raw features, random weights and the same
+    encoders trained from scratch.
+    """
+    from fusion3d.evaluation.outcome import Evaluation
     from fusion3d.evaluation.retrieval import retrieval
 
-    report = retrieval(checkpoint, store, max_columns=columns, seed=seed, untrained=untrained)
-    out.print(report.table(), markup=False)
-    if target is not None:
-        report.write(target)
-        out.print(f"figures: {target}", markup=False)
+    if not (retrieve or labels):
+        raise ConfigError("--no-retrieval without --labels leaves nothing to measure")
+    for path in target or []:
+        if not path.absolute().parent.is_dir():
+            raise ConfigError(f"--out {path}: there is no folder {path.parent}")
+    chosen, probes = _names(sensors), None
+    pairs = (
+        retrieval(checkpoint, store, sensors=chosen, max_columns=columns, seed=seed, untrained=untrained, device=device)
+        if retrieve
+        else None
+    )
+    if labels:
+        from fusion3d.evaluation.labels import open_labels
+        from fusion3d.evaluation.probing import ProbeOptions
+        from fusion3d.evaluation.probing import probe as run
+        from fusion3d.store import Store
+
+        opened = Store.open(store)
+        options = ProbeOptions(
+            tuple(probe or ("linear", "knn")), tuple(part / 100 for part in share or (1, 10, 100)), draws, label_columns,
+            baselines, supervised_steps, seed,
+        )  # fmt: skip
+        known = {"targets": _names(variable) or (), "kind": label_kind, "radius": radius, "layer": layer, "crs": crs}
+        probes = run(
+            checkpoint, opened, [open_labels(text, opened, **known) for text in labels], options, sensors=chosen,
+            alone=dict(_name_and_path(text, "--alone") for text in alone or []), device=device, progress=not quiet,
+        )  # fmt: skip
+    found = Evaluation(pairs, probes)
+    out.print(found.table(), markup=False)
+    for path in target or []:
+        found.write(path)
+        out.print(f"figures: {path}", markup=False)
 
 
 @app.command()

@@ -71,7 +71,7 @@ class EmbeddedColumns:
         return vectors.numpy(), present.numpy()
 
     def joined(self, names: Sequence[str] | None = None) -> tuple[Float32, BoolArray]:
-        """Features of a subset of the sensors side by side [N, sum of W], 0 where absent, and where one of them saw the column."""
+        """Features of a subset of the sensors side by side [N, sum of W], 0 where absent, and where one saw the column."""
         chosen = [self.sensors[name] for name in (self.sensors if names is None else names)]
         return np.concatenate([part.features for part in chosen], axis=1), np.logical_or.reduce([part.present for part in chosen])
 

@@ -1,8 +1,8 @@
 """Scores of held-out predictions with two spreads: over draws of the labels, and over the ground that was tested.
 
 A prediction is made once per draw of the labels. The score is the mean over the draws, `spread` their standard deviation. The
-interval is of the tested ground: blocks of it are drawn anew with replacement (bootstrap), all draws together, since columns of one
-block are no independent tests. Every score of one set of places uses the same drawn blocks, so differences are paired.
+interval is of the tested ground: blocks of it are drawn anew with replacement (bootstrap), all draws together, since columns of
+one block are no independent tests. Every score of one set of places uses the same drawn blocks, so differences are paired.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ RESAMPLES = 500
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score: its mean over draws of the labels, their standard deviation (None for one draw), the ends of its 90 % interval over
-    the tested ground; NaN where it is not defined."""
+    """A score: its mean over draws of the labels, their standard deviation (None for one draw), and the ends of its 90 % interval
+    over the tested ground; NaN where it is not defined."""
 
     value: float
     spread: float | None = None

@@ -319,9 +319,9 @@ class PlotLabels:
         self.path, self._grid = path, grid
         variables, found, notes = [], [], []
         for name in targets:
-            table = read_plots(
-                path, name, radius=radius, layer=layer, crs=crs, nonnegative=False, text=kind != "values"
-            ).to_crs(grid.pyproj_crs)
+            table = read_plots(path, name, radius=radius, layer=layer, crs=crs, nonnegative=False, text=kind != "values").to_crs(
+                grid.pyproj_crs
+            )
             classes = table.classes is not None or kind == "classes"
             variables.append(Variable(name, "classes" if classes else "values", table.unit, table.classes))
             found.append(plot_samples(table.geometry, table.values, grid))
@@ -366,5 +366,3 @@ def plot_samples(polygons: npt.NDArray[np.object_], values: Float64, grid: Grid)
         counts.append(len(row))
     splits = np.concatenate([[0], np.cumsum(np.array(counts, np.int64))])
     return Samples(values[np.array(kept, np.int64)], splits, np.concatenate(columns), np.concatenate(weights))
-
-

@@ -117,9 +117,7 @@ class ProbeReport:
         parts = [self._title()]
         for variable in self.variables:
             header = ["input", "features", "probe", "tested", "labels", *map(share_text, self.shares)]
-            rows = [
-                [*_words(row), *(_short(row.score.get(share)) for share in self.shares)] for row in self.of(variable.name)
-            ]
+            rows = [[*_words(row), *(_short(row.score.get(share)) for share in self.shares)] for row in self.of(variable.name)]
             parts += ["", self._heading(variable), "", text_table(header, rows, left=3)]
         if self.differences:
             header = ["variable", "sensor", *map(share_text, self.shares)]
@@ -127,7 +125,12 @@ class ProbeReport:
                 [item.variable, item.sensor, *(_text(item.difference.get(share)) for share in self.shares)]
                 for item in self.differences
             ]
-            parts += ["", "Trained with the other sensors, less trained on the sensor alone", "", text_table(header, rows, left=2)]
+            parts += [
+                "",
+                "Trained with the other sensors, less trained on the sensor alone",
+                "",
+                text_table(header, rows, left=2),
+            ]
         return "\n".join([*parts, *(f"note: {text}" for text in self.notes)])
 
     def markdown(self) -> str:
@@ -154,8 +157,8 @@ class ProbeReport:
 
     def _title(self) -> str:
         return (
-            f"Frozen probes on columns never trained on, {self.steps} steps of training; {self.draws} draws of the labels below 100 % "
-            f"(± is their standard deviation), 90 % intervals over blocks of the tested ground in brackets, seed {self.seed}"
+            f"Frozen probes on columns never trained on, {self.steps} steps of training; {self.draws} draws of the labels below "
+            f"100 % (± is their standard deviation), 90 % intervals over blocks of tested ground in brackets, seed {self.seed}"
         )
 
     def _heading(self, variable: ProbeVariable) -> str:

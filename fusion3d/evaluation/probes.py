@@ -11,6 +11,7 @@ Each takes training features [N, F], labels [N] (values, or codes of classes), b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -28,6 +29,7 @@ _NEIGHBOURS = 20
 _TEMPERATURE = 0.07
 _TREES = 100
 _LEAF = 2
+_FEW_FEATURES = 15
 
 Probe = Callable[[Float64, Float64, Int64, Float64, bool, int], Float64]
 """(features, labels, blocks, features to predict for, whether labels are classes, seed) -> predictions."""
@@ -88,13 +90,14 @@ def _unit(vectors: Float64) -> Float64:
 
 
 def forest(features: Float64, labels: Float64, blocks: Int64, asked: Float64, classes: bool, seed: int) -> Float64:
-    """Random forest of 100 trees, a third of the features (of values) or their root (of classes) tried at a split."""
+    """Random forest of 100 trees; at a split, the root of the number of features are tried, of values a third of few features."""
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     options = {"n_estimators": _TREES, "min_samples_leaf": min(_LEAF, len(labels)), "random_state": seed, "n_jobs": _jobs()}
     if classes:
         return RandomForestClassifier(max_features="sqrt", **options).fit(features, labels).predict(asked)
-    return RandomForestRegressor(max_features=1 / 3, **options).fit(features, labels).predict(asked)
+    tried = max(math.isqrt(features.shape[1]), min(features.shape[1] // 3, _FEW_FEATURES), 1)
+    return RandomForestRegressor(max_features=tried, **options).fit(features, labels).predict(asked)
 
 
 def _jobs() -> int:

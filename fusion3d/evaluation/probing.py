@@ -1,9 +1,9 @@
 """Frozen probes of a checkpoint, with the baselines they have to beat, on ground that nothing was trained on.
 
-Everything is learnt from labels in the part that pretraining trained on, and tested on the part that it held out. What is known of a
-column comes from the encoders as they are (frozen), from the same encoders with random weights, from raw features, from the
-same encoders trained on the labels alone, and from encoders trained on a sensor alone; all on the same places and the same draws of
-labels. A sensor is judged where it saw the ground, so sensors of other coverage are tested on other places.
+Everything is learnt from labels in the part that pretraining trained on, and tested on the part that it held out. What is known
+of a column comes from the encoders as they are (frozen), from the same encoders with random weights, from raw features, from the
+same encoders trained on the labels alone, and from encoders trained on a sensor alone; all on the same places and the same draws
+of labels. A sensor is judged where it saw the ground, so sensors of other coverage are tested on other places.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ LEAST_SEEN = 0.5
 """Share of a labelled place that a sensor must have seen."""
 _BLOCK = 8
 """Columns on the side of a block of ground that is drawn, or held out for the choice of a penalty, as a whole."""
+_POOL = 2
+"""Labelled columns gathered for each one that is drawn, where there are so many: few windows would hold neighbours."""
 _FEWEST = 5
 """Labelled places to learn from, and to test on, at least."""
 
@@ -209,13 +211,13 @@ def _choose(
 def _enough(sources: Sequence[LabelSource], windows: Sequence, options: ProbeOptions) -> list[Patch]:
     """Patches in an order by the seed, until every variable has as many labelled columns as are wanted."""
     todo = [patch for window in windows for patch in patches(window)]
-    have = [np.zeros(len(source.variables), np.int64) for source in sources]
+    have, most = [np.zeros(len(source.variables), np.int64) for source in sources], _POOL * options.columns
     found = []
     for at in np.random.default_rng(options.seed).permutation(len(todo)):
-        if all((count >= options.columns).all() for count in have):
+        if all((count >= most).all() for count in have):
             break
         here = [source.labelled(todo[at].own).sum(axis=(1, 2)) for source in sources]
-        if any(((new > 0) & (count < options.columns)).any() for new, count in zip(here, have)):
+        if any(((new > 0) & (count < most)).any() for new, count in zip(here, have)):
             found.append(todo[at])
             have = [count + new for count, new in zip(have, here)]
     return found

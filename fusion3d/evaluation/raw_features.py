@@ -79,11 +79,7 @@ def height_metrics(store: Store, window: Window) -> Float64:
     """[columns, F] height metrics, densities, return and intensity statistics of the points that encoders see."""
     als = store.attributes.als
     stored = als.attributes if als is not None else ()
-    names = [
-        name
-        for name in ("classification", "withheld", "intensity", "return_number", "number_of_returns")
-        if name in stored
-    ]
+    names = [name for name in ("classification", "withheld", "intensity", "return_number", "number_of_returns") if name in stored]
     points = store.points(window, names)
     keep = np.isfinite(points.height)
     if "classification" in names:

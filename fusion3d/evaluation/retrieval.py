@@ -148,7 +148,8 @@ def retrieval(
     store = store if isinstance(store, Store) else Store.open(store)
     names = choose_sensors(module, store, sensors)
     if len(names) < 2:
-        raise ConfigError(f"retrieval needs two sensors, but checkpoint and store share {', '.join(names) or 'none'}")
+        shared = f"retrieval needs two sensors, but checkpoint and store share {', '.join(names) or 'none'}"
+        raise ConfigError(f"{shared}; for probes alone give --labels and --no-retrieval")
     windows = held_out_windows(module, store)
     pools = _gather(module, store, names, windows, seed, max_columns)
     pairs, left_out = [], []

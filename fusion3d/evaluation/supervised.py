@@ -1,7 +1,7 @@
 """Supervised from scratch: the same encoders, from the weights that pretraining began with, trained end to end on the labels.
 
-A linear head for each sensor; what a place is said to be is the mean over the sensors that saw it. A step takes chips around labels
-drawn at random, inside the windows that probes learn from, and the error on all labels in those chips.
+A linear head for each sensor; what a place is said to be is the mean over the sensors that saw it. A step takes chips around
+labels drawn at random, inside the windows that probes learn from, and the error on all labels in those chips.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def train_supervised(
         parameters = [*model.heads.parameters(), *(p for name in names for p in module.encoders[name].parameters())]
         optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY)
         generator = np.random.default_rng(seed)
-        centres = [divmod(int(column), store.grid.cols) for column in sample_columns(labels.samples)]
-        centres = [(place, window) for place in centres for window in windows if _holds(window, place)]
+        places = [divmod(int(column), store.grid.cols) for column in sample_columns(labels.samples)]
+        centres = [(place, window) for place in places for window in windows if _holds(window, place)]
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * rate(step, min(10, steps // 5), steps)
@@ -184,7 +184,9 @@ def _chip_error(
     share = np.bincount(owner[known], here.weights[known], minlength=len(here))
     if not (share > 0).any():
         return None
-    index, weight = (torch.as_tensor(part, device=said.device) for part in (place[known], here.weights[known] / share[owner[known]]))
+    index, weight = (
+        torch.as_tensor(part, device=said.device) for part in (place[known], here.weights[known] / share[owner[known]])
+    )
     to = torch.as_tensor(owner[known], device=said.device)
     pooled = said.new_zeros(len(here), said.shape[1]).index_add(0, to, weight.to(said.dtype).unsqueeze(1) * said[index])
     usable = torch.as_tensor(share >= _LEAST_COVER - 1e-9, device=said.device)

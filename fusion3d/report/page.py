@@ -18,6 +18,7 @@ from fusion3d.report.losses import losses_section
 from fusion3d.report.markup import Section, damaged, missing
 from fusion3d.report.material import Material
 from fusion3d.report.predictions import predictions_section
+from fusion3d.report.probes import probes_section, read_probes
 from fusion3d.report.retrieval import read_retrieval, retrieval_tables
 from fusion3d.report.scene3d import scene_section
 from fusion3d.report.summary import summary_section
@@ -26,6 +27,7 @@ from fusion3d.store.reader import Store
 PRETRAIN = "fusion3d pretrain --data.store STORE --out RUN"
 EMBED = "fusion3d embed RUN STORE --out RUN/embedding.tif"
 EVALUATE = "fusion3d evaluate RUN STORE --out RUN/retrieval.json"
+PROBE = "fusion3d evaluate RUN STORE --labels LABELS --out RUN/retrieval.json"
 FIT = "fusion3d fit RUN/embedding.tif --labels PLOTS --target agb --out RUN/biomass"
 MAP = "fusion3d map RUN/biomass RUN/embedding.tif --out RUN/agb.tif"
 
@@ -89,6 +91,7 @@ def sections(material: Material) -> list[Section]:
         ("inputs", "What went in", lambda: inputs_section(material.view)),
         ("embedding", "Embedding", lambda: _embedding(material)),
         ("retrieval", "Retrieval across sensors", lambda: _retrieval(material)),
+        ("probes", "Frozen probes", lambda: _probes(material)),
         ("losses", "Losses", lambda: losses_section(material.run, PRETRAIN)),
         ("biomass", "Biomass map", lambda: _map(material)),
         ("predictions", "Predicted against measured", lambda: _predictions(material)),
@@ -124,7 +127,13 @@ def _embedding(material: Material) -> str:
 def _retrieval(material: Material) -> str:
     if material.retrieval is None:
         return missing("There are no figures of retrieval", EVALUATE)
-    return retrieval_tables(read_retrieval(material.retrieval))
+    report = read_retrieval(material.retrieval)
+    return missing("There are no figures of retrieval", EVALUATE) if report is None else retrieval_tables(report)
+
+
+def _probes(material: Material) -> str:
+    report = None if material.retrieval is None else read_probes(material.retrieval)
+    return missing("Nothing was probed for", PROBE) if report is None else probes_section(report)
 
 
 def _map(material: Material) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 from statistics import fmean
 
 from fusion3d.errors import InputError
+from fusion3d.evaluation.outcome import PROBES
 from fusion3d.evaluation.table import RECALLS, PairRetrieval, RetrievalReport
 from fusion3d.report.markup import Cell, folded, sentence, table
 
 
-def read_retrieval(path: Path) -> RetrievalReport:
-    """Figures that `fusion3d evaluate --out` wrote.
+def read_retrieval(path: Path) -> RetrievalReport | None:
+    """Figures of retrieval that `fusion3d evaluate --out` wrote; None when it made only probes.
 
     Raises
     ------
@@ -23,6 +24,8 @@ def read_retrieval(path: Path) -> RetrievalReport:
     remedy = "make it again with `fusion3d evaluate RUN STORE --out retrieval.json`"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+        if "pairs" not in raw and PROBES in raw:
+            return None
         pairs = tuple(
             PairRetrieval(
                 str(item["query"]),
