@@ -18,10 +18,10 @@ from fusion3d.data.split import Split
 from fusion3d.encoders import ColumnEmbedding
 from fusion3d.encoders.fusion import ColumnFusion
 from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
+from fusion3d.evaluation.ridge import fit_ridge
 from fusion3d.io.raster import Target, open_raster
 from fusion3d.mapping.embed import Mapper
 from fusion3d.store import Store
-from fusion3d.tasks.ridge import fit_ridge
 
 TILE = 32
 

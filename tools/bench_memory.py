@@ -36,7 +36,9 @@ def main() -> None:
     if options.case:
         print(json.dumps(measured(options, int(options.case[0]), int(options.case[1]))))
         return
-    print("| sensors | columns of a batch | batch, MiB | before the steps, MiB | peak, MiB | to the first | peak without the batch |")
+    print(
+        "| sensors | columns of a batch | batch, MiB | before the steps, MiB | peak, MiB | to the first | peak without the batch |"
+    )
     print("|---|---|---|---|---|---|---|")
     first = None
     for sensors, times in ((2, 1), (6, 1), (6, 4), (6, 16)):
@@ -120,7 +122,9 @@ class Source:
         if self.store is None:
             return collate([random_chip(self.generator, size, self.options, sensors) for _ in range(chips)])
         grid = self.store.grid
-        origins = [tuple(int(self.generator.integers(0, side - size + 1)) for side in (grid.rows, grid.cols)) for _ in range(chips)]
+        origins = [
+            tuple(int(self.generator.integers(0, side - size + 1)) for side in (grid.rows, grid.cols)) for _ in range(chips)
+        ]
         return read_chips(
             self.store,
             origins,
@@ -139,9 +143,7 @@ def random_chip(generator, size: int, options: argparse.Namespace, sensors):
 
     draw = lambda *shape: torch.from_numpy(generator.random(shape, dtype="float32"))  # noqa: E731
     columns, points, waveform = size * size, size * size * options.points, 100
-    als = PointObservation(
-        draw(points, 2) * 10, draw(points) * 30, draw(points, 4), torch.arange(columns + 1) * options.points
-    )
+    als = PointObservation(draw(points, 2) * 10, draw(points) * 30, draw(points, 4), torch.arange(columns + 1) * options.points)
     gedi = FootprintObservation(
         draw(size, 2) * 10 * size,
         torch.zeros(size, dtype=torch.int64),
@@ -160,9 +162,7 @@ def random_chip(generator, size: int, options: argparse.Namespace, sensors):
         if name in sensors
     }  # fmt: skip
     origin = torch.from_numpy(generator.integers(0, 10_000, (1, 2)))
-    return ChipBatch(
-        origin, size, 10.0, 1.0, als if "als" in sensors else None, gedi if "gedi" in sensors else None, rasters
-    )
+    return ChipBatch(origin, size, 10.0, 1.0, als if "als" in sensors else None, gedi if "gedi" in sensors else None, rasters)
 
 
 def random_raster(draw, size: int, channels: int, dates: int, fine: int):

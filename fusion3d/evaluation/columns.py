@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 
 from fusion3d.data.chips import read_chips
 from fusion3d.data.observation import ChipBatch
+from fusion3d.encoders.footprint_cells import on_cells
 from fusion3d.encoders.fusion import fuse
-from fusion3d.evaluation.footprint_cells import footprints_to_cells, mean_of_footprints
 from fusion3d.evaluation.places import Patch, patches
 from fusion3d.grid import Window
 from fusion3d.store import Store
@@ -36,7 +36,7 @@ class SensorColumns:
     ----------
     shared : [N, D] unit vectors that other sensors are compared with
     features : [N, W] all that the encoder knows, shared and private
-    present : [N] where the sensor saw the column (a column under a GEDI footprint, see `footprint_cells`)
+    present : [N] where the sensor saw the column (a column under a GEDI footprint, see `fusion3d.encoders.footprint_cells`)
     """
 
     shared: Float32
@@ -151,16 +151,5 @@ def _embedded(
 ) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
     """Unit vectors, features and presence of every column of a chip, by sensor."""
     for name in names:
-        encoder = module.encoders[name]
-        if name not in batch.sensors:
-            nothing = torch.zeros(batch.columns, dtype=torch.bool)
-            yield name, (torch.zeros(batch.columns, encoder.shared_dim), torch.zeros(batch.columns, encoder.width), nothing)
-            continue
-        found = encoder(batch, name)
-        shared, features, present = normalize(found.shared.float(), dim=1), found.features.float(), found.present
-        if name == "gedi":
-            assert batch.gedi is not None
-            place = batch.gedi.position, batch.column, batch.size
-            features, _ = mean_of_footprints(features, present, *place)
-            shared, present = footprints_to_cells(shared, present, *place)
-        yield name, (shared, features, present)
+        found = on_cells(module.encode(batch, name), batch)
+        yield name, (normalize(found.shared.float(), dim=1), found.features.float(), found.present)

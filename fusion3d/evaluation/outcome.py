@@ -9,7 +9,7 @@ from typing import Any
 
 from fusion3d.evaluation.probe_table import ProbeReport, markdown_table
 from fusion3d.evaluation.table import RECALLS, RetrievalReport
-from fusion3d.evaluation.whole_file import write_whole
+from fusion3d.io.whole_file import write_whole
 
 PROBES = "probes"
 """Key of the probes in the JSON, beside those of retrieval."""

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 
 from fusion3d.data.chips import NOISE_CLASSES
+from fusion3d.encoders.footprint_cells import footprints_to_cells
 from fusion3d.evaluation.columns import BoolArray, Int64
-from fusion3d.evaluation.footprint_cells import mean_of_footprints
 from fusion3d.evaluation.places import Patch
 from fusion3d.grid import Window
 from fusion3d.store import Store
@@ -192,6 +192,6 @@ def waveform_metrics(store: Store, window: Window) -> Float64:
     west, _, _, north = grid.bounds(window)
     place = torch.from_numpy(np.stack([(table.x - west) * grid.unit, (north - table.y) * grid.unit], axis=1))
     usable = torch.from_numpy(np.isfinite(rows).all(axis=1))
-    mean, seen = mean_of_footprints(torch.from_numpy(rows), usable, place, grid.column, side)
+    mean, seen = footprints_to_cells(torch.from_numpy(rows), usable, place, grid.column, side)
     found = torch.where(seen.unsqueeze(1), mean, torch.nan).reshape(side, side, -1)[: window.rows, : window.cols]
     return found.reshape(window.size, -1).numpy()

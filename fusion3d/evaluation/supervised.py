@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusion3d.data.chips import read_chips
+from fusion3d.encoders.footprint_cells import footprints_to_cells
 from fusion3d.evaluation.columns import EmbeddedColumns, Int64
-from fusion3d.evaluation.footprint_cells import mean_of_footprints
 from fusion3d.evaluation.labels import Float64, Samples
 from fusion3d.grid import Window
 from fusion3d.pretraining.module import CrossModalPretraining, rate
@@ -171,7 +171,7 @@ def _chip_error(
         features[name] = found.features.float(), found.present
         if name == "gedi":
             assert batch.gedi is not None
-            features[name] = mean_of_footprints(*features[name], batch.gedi.position, batch.column, batch.size)
+            features[name] = footprints_to_cells(*features[name], batch.gedi.position, batch.column, batch.size)
     if not features:
         return None
     said, seen = model.answers(features)

@@ -14,7 +14,6 @@ from fusion3d import __version__
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.ridge import Ridge, RidgeFit
 from fusion3d.io.whole_file import write_whole
-from fusion3d.tasks.ridge import Ridge, RidgeFit
 from fusion3d.tasks.transform import back, check_transform
 
 Float64 = npt.NDArray[np.float64]
