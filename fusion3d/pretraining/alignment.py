@@ -5,6 +5,7 @@ A new way is one class under `register`; the trainer, the encoders and the data 
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from fusion3d.data.pairs import DrawnPair, stream
 from fusion3d.errors import ConfigError
 from fusion3d.pretraining.objective import LocationContrast
 from fusion3d.pretraining.views import Views
+
+Scalar = int | float | str | bool
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Aligned:
 
 
 class Alignment(nn.Module, ABC):
-    """A way to align sensors.
+    """A way to align sensors; further arguments of its constructor are its options.
 
     Attributes
     ----------
@@ -76,8 +79,8 @@ class Alignment(nn.Module, ABC):
         """Called before each step."""
         self.contrast.clamp_()
 
-    def after_step(self, encoders: nn.ModuleDict, step: int) -> None:
-        """Called after each step of the optimiser, with the number of steps done."""
+    def after_step(self, encoders: nn.ModuleDict, step: int, steps: int) -> None:
+        """Called after each step of the optimiser, with the number of steps done and of all steps of the run."""
 
 
 ALIGNMENTS: dict[str, type[Alignment]] = {}
@@ -101,6 +104,23 @@ def alignment_class(name: str) -> type[Alignment]:
     if name not in ALIGNMENTS:
         raise ConfigError(f"--model.alignment {name} is not known; choose from {', '.join(sorted(ALIGNMENTS))}")
     return ALIGNMENTS[name]
+
+
+def build_alignment(name: str, contrast: LocationContrast, options: Mapping[str, Scalar] | None = None) -> Alignment:
+    """A way of aligning by its name, with its options.
+
+    Raises
+    ------
+    ConfigError
+        There is no such way, or it has no such option.
+    """
+    alignment = alignment_class(name)
+    known = [option for option in inspect.signature(alignment).parameters if option != "contrast"]
+    unknown = sorted(set(options or ()) - set(known))
+    if unknown:
+        choices = f"choose from {', '.join(known)}" if known else "it has none"
+        raise ConfigError(f"--model.alignment {name} has no option {', '.join(unknown)} in --model.alignment_options; {choices}")
+    return alignment(contrast, **dict(options or {}))
 
 
 @register

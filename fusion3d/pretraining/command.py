@@ -186,6 +186,7 @@ def _quiet() -> None:
     for text in (
         ".*LightningCLI's args parameter.*",
         ".*does not have many workers.*",
+        ".*in eval mode at the start of training.*",
         ".*ended before the epoch ended.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*dirpath has changed.*",

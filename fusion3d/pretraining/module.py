@@ -21,7 +21,8 @@ from fusion3d.encoders.fusion import ColumnFusion
 from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
 from fusion3d.encoders.registry import Encoder, build, kind_of
 from fusion3d.errors import ConfigError
-from fusion3d.pretraining.alignment import Aligned, alignment_class, contrast_of_pairs
+from fusion3d.pretraining import baselines as baselines  # registers them
+from fusion3d.pretraining.alignment import Aligned, build_alignment, contrast_of_pairs
 from fusion3d.pretraining.budget import Plan, plan_pieces
 from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, total_over_ranks
 from fusion3d.pretraining.hiding import hide_by_chip
@@ -44,7 +45,9 @@ class CrossModalPretraining(LightningModule):
     ----------
     preset : size of the encoders (tiny, small, base)
     encoder_options : by sensor, hyperparameters of its encoder that replace the preset's
-    alignment : how embeddings of one place are made alike; the default contrasts drawn pairs of sensors
+    alignment : how embeddings of one place are made alike; the default contrasts drawn pairs of sensors. Published ways to
+        compare with: mil_nce, star, consensus, jepa; none only reconstructs
+    alignment_options : by name, options of the alignment: centre of star; decay, hidden, dropped, weight, depth and heads of jepa
     pairs : pairs of sensors contrasted a step; as many as there are is the exact sum over all pairs
     pair_weights : by "sensor-sensor", relative chance of being drawn (the loss stays unbiased); 1 when not named
     temperature : of the contrast at the start; it is learnt, within 0.01 and 1
@@ -67,6 +70,7 @@ class CrossModalPretraining(LightningModule):
         preset: str = "tiny",
         encoder_options: dict[str, dict[str, int | float | str | bool]] | None = None,
         alignment: str = "pairs",
+        alignment_options: dict[str, int | float | str | bool] | None = None,
         pairs: int = 1,
         pair_weights: dict[str, float] | None = None,
         temperature: float = 0.07,
@@ -101,7 +105,10 @@ class CrossModalPretraining(LightningModule):
             raise ConfigError("--model.memory_budget chooses --model.chips_at_once; give one of them")
         self._budget = None if memory_budget is None else parse_size(memory_budget, "--model.memory_budget")
         self._plan: Plan | None = None
-        self.alignment = alignment_class(alignment)(LocationContrast(temperature, exclusion, geolocation_sigma, max_columns))
+        if alignment == "none" and not retention:
+            raise ConfigError("--model.alignment none learns from reconstruction alone; keep --model.retention above 0")
+        contrast = LocationContrast(temperature, exclusion, geolocation_sigma, max_columns)
+        self.alignment = build_alignment(alignment, contrast, alignment_options)
         self.encoders: nn.ModuleDict[str, Encoder] = nn.ModuleDict()  # type: ignore[type-arg]
         self.decoders = nn.ModuleDict()
         self.fusion: ColumnFusion | None = None
@@ -151,10 +158,10 @@ class CrossModalPretraining(LightningModule):
                 self.encoders[sensor] = encoder
                 if self.hparams["retention"]:
                     self.decoders[sensor] = make_decoder(sensor, encoder.width)
-        lengths = {name: encoder.shared_dim for name, encoder in self.encoders.items()}
-        if len(set(lengths.values())) > 1:
-            raise ConfigError(f"encoders must agree on shared_dim to be compared, not {lengths}")
-        self.alignment.begin(self.encoders)
+            lengths = {name: encoder.shared_dim for name, encoder in self.encoders.items()}
+            if len(set(lengths.values())) > 1:
+                raise ConfigError(f"encoders must agree on shared_dim to be compared, not {lengths}")
+            self.alignment.begin(self.encoders)
         if self.hparams["prediction"] and len(self.encoders) > 1:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(stream(self.hparams["seed"], _SUBSETS).initial_seed())
@@ -250,9 +257,10 @@ class CrossModalPretraining(LightningModule):
         torch.manual_seed(stream(*self._key(batch_idx), _GLOBAL).initial_seed())
         self.alignment.before_step()
 
-    def on_train_batch_end(self, outputs: Any, batch: ChipBatch, batch_idx: int) -> None:
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.alignment.after_step(self.encoders, self.global_step)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step, and what the alignment does after it: checkpoints are written before `on_train_batch_end` is called."""
+        super().optimizer_step(*args, **kwargs)
+        self.alignment.after_step(self.encoders, self.global_step + 1, self.trainer.max_steps)
 
     def _key(self, batch_idx: int) -> tuple[int, ...]:
         """Seed, optimiser step, place among the accumulated batches of it."""

@@ -61,6 +61,14 @@ class Views:
         found = self.embedding(sensor)
         return Embedded(nn.functional.normalize(found.shared.float(), dim=1), found.present)
 
+    def of(self, batch: ChipBatch) -> Views:
+        """Views of another batch, for instance one of which a part is hidden, by the same encoders."""
+        return Views(batch, self._encode, self._cut, self._device)
+
+    def by(self, encode: Encode) -> Views:
+        """Views of the same batch by other encoders, in the same pieces."""
+        return Views(self.batch, encode, self._cut, self._device)
+
     def in_pieces(self, sensor: str, run: Callable[[ChipBatch, int], _Result]) -> list[_Result]:
         """What `run` says of each piece and the number of its first chip; with `cut` it runs again in the backward pass.
 
