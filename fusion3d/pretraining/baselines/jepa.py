@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from fusion3d.data.observation import ChipBatch
 from fusion3d.data.pairs import DrawnPair, stream
@@ -29,10 +28,11 @@ from fusion3d.encoders.fusion import fuse
 from fusion3d.encoders.registry import Encoder
 from fusion3d.errors import ConfigError
 from fusion3d.pretraining.alignment import Aligned, Alignment, register
-from fusion3d.pretraining.baselines.masking import drawn_columns, footprint_column, without_columns
+from fusion3d.pretraining.baselines.masking import drawn_columns, without_columns
 from fusion3d.pretraining.baselines.mil_nce import mil_nce
+from fusion3d.pretraining.baselines.places import on_columns
 from fusion3d.pretraining.baselines.predictor import ColumnPredictor
-from fusion3d.pretraining.objective import Embedded, LocationContrast
+from fusion3d.pretraining.objective import LocationContrast
 from fusion3d.pretraining.views import Views
 
 
@@ -148,14 +148,3 @@ def kept_sensors(
     chance = torch.rand(len(sensors), batch.chips, generator=generator)
     keep = (chance >= dropped) | (chance == chance.amax(dim=0))
     return dict(zip(sensors, keep, strict=True))
-
-
-def on_columns(batch: ChipBatch, sensor: str, found: Embedded) -> Embedded:
-    """Embeddings by column: GEDI's are the mean of the footprints whose centre a column holds."""
-    if sensor != "gedi":
-        return found
-    assert batch.gedi is not None
-    column = footprint_column(batch, batch.gedi)[found.present]
-    total = found.vectors.new_zeros(batch.columns, found.vectors.shape[1]).index_add(0, column, found.vectors[found.present])
-    present = torch.zeros(batch.columns, dtype=torch.bool, device=column.device).index_fill(0, column, True)
-    return Embedded(normalize(total, dim=1), present)
