@@ -151,13 +151,17 @@ class Table:
         write_json(path, settings)
 
     def runs(self, part: str) -> list[Run]:
-        """Of a part, seed by seed; those of `seconds` need the CPU times of `updates`."""
+        """Of a part, seed by seed; in `seconds`, of the configurations with a finished run in `updates`."""
         found = []
         for seed in range(self.seeds):
             for row in self.rows:
-                steps = {"updates": self.equal_updates, "seconds": self.equal_seconds, "steps": lambda row: self.steps}[part](row)
-                if part != "steps" or steps != self.equal_updates(row):
-                    found.append(Run(part, row, seed, steps, self.out / part / row.name / f"seed{seed}"))
+                folder = self.out / part / row.name / f"seed{seed}"
+                if part == "updates":
+                    found.append(Run(part, row, seed, self.equal_updates(row), folder))
+                elif part == "steps" and self.steps != self.equal_updates(row):
+                    found.append(Run(part, row, seed, self.steps, folder))
+                elif part == "seconds" and self._trained(row):
+                    found.append(Run(part, row, seed, self.equal_seconds(row), folder))
         return found
 
     def equal_updates(self, row: Configuration) -> int:
@@ -167,29 +171,26 @@ class Table:
     def equal_seconds(self, row: Configuration) -> int:
         """Steps that fit into the budget, from the CPU time of a step in the part `updates`; the same in every later call."""
         path = self.out / "seconds" / row.name / "plan.json"
-        if path.exists():
-            plan = json.loads(path.read_text())
-            if self.budget is not None and plan["budget"] != self.budget:
-                raise InputError(
-                    path, f"was planned with {plan['budget']:.0f} s", "give the same --budget-seconds, or another --out"
-                )
-            return int(plan["steps"])
-        trained = {item.name: self._trained(item) for item in self.rows}
-        budget = self.budget or statistics.mean(one["cpu_seconds"] for each in trained.values() for one in each)
-        per_step = statistics.mean(one["cpu_seconds"] / one["steps"] for one in trained[row.name])
-        steps = max(1, int(budget / per_step))
-        write_json(path, {"steps": steps, "budget": budget, "seconds_per_step": per_step})
-        return steps
+        if not path.exists():
+            per_step = statistics.mean(one["cpu_seconds"] / one["steps"] for one in self._trained(row))
+            write_json(path, {"steps": max(1, int(self._budget() / per_step)), "seconds_per_step": per_step})
+        return int(json.loads(path.read_text())["steps"])
+
+    def _budget(self) -> float:
+        """CPU seconds of a run of the part `seconds`, settled once for all of them."""
+        path = self.out / "seconds" / "budget.json"
+        if not path.exists():
+            spent = [one["cpu_seconds"] for row in self.rows for one in self._trained(row)]
+            write_json(path, {"cpu_seconds": self.budget or statistics.mean(spent)})
+        settled = float(json.loads(path.read_text())["cpu_seconds"])
+        if self.budget is not None and self.budget != settled:
+            raise InputError(path, f"says {settled:.0f} s", "give the same --budget-seconds, or another --out")
+        return settled
 
     def _trained(self, row: Configuration) -> list[dict[str, Any]]:
-        found = [
-            json.loads(run.result.read_text()) for run in self.runs("updates") if run.configuration == row and run.result.exists()
-        ]
-        if not found:
-            raise ConfigError(
-                f"{row.name} has no finished run of the part updates to plan equal CPU time by; run --parts updates first"
-            )
-        return found
+        """Finished runs of a configuration at equal updates."""
+        paths = [self.out / "updates" / row.name / f"seed{seed}" / "trained.json" for seed in range(self.seeds)]
+        return [json.loads(path.read_text()) for path in paths if path.exists()]
 
     def command(self, run: Run) -> list[str]:
         """What trains a run, or goes on with it."""
@@ -230,7 +231,7 @@ class Table:
         """Mean and spread over the seeds that are finished, by part and configuration."""
         result: dict[str, Any] = {}
         for part in parts:
-            for run in self.runs(part) if part != "seconds" or self._planned() else []:
+            for run in self.runs(part):
                 if run.scores.exists():
                     row = result.setdefault(part, {}).setdefault(run.configuration.name, {"steps": run.steps, "seeds": []})
                     row["seeds"].append(
@@ -241,9 +242,6 @@ class Table:
                     values = [one[kind] for one in row["seeds"] if one.get(kind) is not None]
                     row[kind] = None if not values else {"mean": statistics.mean(values), "spread": spread(values)}
         return result
-
-    def _planned(self) -> bool:
-        return all((self.out / "seconds" / row.name / "plan.json").exists() for row in self.rows)
 
 
 # -- how long it takes
@@ -348,10 +346,14 @@ def compare(options: argparse.Namespace) -> int:
     failed = []
     for part in parts:
         runs = table.runs(part)
+        if part == "seconds" and not runs:
+            raise ConfigError(
+                "equal CPU time is planned by the runs at equal updates, and there are none; add updates to --parts"
+            )
         with ThreadPoolExecutor(options.jobs) as pool:
             for run, problem in zip(runs, pool.map(lambda run: table.train(run, options.threads), runs)):
+                problem = problem or score_run(run, store, options.scene, options.train_chips)
                 if problem is None:
-                    score_run(run, store, options.scene, options.train_chips)
                     print(f"{part} {run.configuration.name} seed {run.seed}: done", flush=True)
                 else:
                     failed.append(problem)
@@ -367,21 +369,25 @@ def compare(options: argparse.Namespace) -> int:
 _MATERIAL: dict[tuple[Any, ...], Any] = {}
 
 
-def score_run(run: Run, store: Any, scene: Path, train_chips: int) -> None:
-    """Score a trained run unless that is done; what is read for one seed is kept until the next."""
+def score_run(run: Run, store: Any, scene: Path, train_chips: int) -> str | None:
+    """Score a trained run unless that is done; a line about what went wrong. What is read for one seed is kept until the next."""
     from ablation_scores import read_material, score
 
     from fusion3d.evaluation.checkpoint import load_pretraining
 
     if run.scores.exists():
-        return
+        return None
     data = run.configuration.options["data"]
-    key = (run.seed, data["size"], data["max_points_per_column"], train_chips)
-    if key not in _MATERIAL:
-        _MATERIAL.clear()
-        module = load_pretraining(run.folder, "cpu")
-        _MATERIAL[key] = read_material(module, store, scene, data["size"], data["max_points_per_column"], train_chips)
-    write_json(run.scores, score(run.folder, _MATERIAL[key], run.seed))
+    key = (store.path, run.seed, data["size"], data["max_points_per_column"], train_chips)
+    try:
+        if key not in _MATERIAL:
+            _MATERIAL.clear()
+            module = load_pretraining(run.folder, "cpu")
+            _MATERIAL[key] = read_material(module, store, scene, data["size"], data["max_points_per_column"], train_chips)
+        write_json(run.scores, score(run.folder, _MATERIAL[key], run.seed))
+    except Fusion3DError as error:
+        return f"{run.part} {run.configuration.name} seed {run.seed}: {error}"
+    return None
 
 
 if __name__ == "__main__":
