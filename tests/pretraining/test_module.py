@@ -52,7 +52,9 @@ def test_larger_presets_train_a_step(store, preset):
     loss, _ = total(module, read_chips(store, [(6, 8), (8, 26)], 8), 6)
     loss.backward()
     assert loss.isfinite()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in module.parameters())
+    # A sensor that no chip leaves out is not predicted, so of the prediction's decoders some may wait for another step.
+    trained = [*module.encoders.parameters(), *module.decoders.parameters()]
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in trained)
 
 
 def test_loss_of_sampled_pairs_averages_to_the_loss_of_all(store):

@@ -16,12 +16,8 @@ from torch.nn.functional import normalize
 
 from fusion3d.data.observation import ChipBatch
 from fusion3d.ops import footprint_pool
-<<<<<<< HEAD
-from fusion3d.pretraining.objective import Embedded, LocationContrast, column_position
-=======
 from fusion3d.pretraining.baselines.masking import footprint_column
-from fusion3d.pretraining.objective import Embedded, LocationContrast, column_position, relative_origin
->>>>>>> 627170d (Compare objectives with one command, on a simulated scene)
+from fusion3d.pretraining.objective import Embedded, LocationContrast, column_position
 
 _LEAST_MASS = 0.2
 """Of a footprint's Gaussian that must lie on columns that the other sensor saw."""
@@ -111,12 +107,12 @@ def _footprints(batch: ChipBatch, columns: Mapping[str, Embedded], gedi: Embedde
     return Places(tuple(under), vectors, present, observed.chip, position, exclusion_radius(batch, contrast))
 
 
-<<<<<<< HEAD
 def _placed(position: Tensor, scene: Tensor, batch: ChipBatch) -> Tensor:
     """Metres from the batch's first corner, in float32; places of different stores are far from each other."""
     first = batch.origin.amin(dim=0).flip(0).to(position) * batch.column
     return (position - first + scene.to(position).unsqueeze(1) * _BETWEEN_STORES).float()
-=======
+
+
 def on_columns(batch: ChipBatch, sensor: str, found: Embedded) -> Embedded:
     """Embeddings by column: GEDI's are the mean of the footprints whose centre a column holds."""
     if sensor != "gedi":
@@ -126,7 +122,6 @@ def on_columns(batch: ChipBatch, sensor: str, found: Embedded) -> Embedded:
     total = found.vectors.new_zeros(batch.columns, found.vectors.shape[1]).index_add(0, column, found.vectors[found.present])
     present = torch.zeros(batch.columns, dtype=torch.bool, device=column.device).index_fill(0, column, True)
     return Embedded(normalize(total, dim=1), present)
->>>>>>> 627170d (Compare objectives with one command, on a simulated scene)
 
 
 def exclusion_radius(batch: ChipBatch, contrast: LocationContrast) -> float:
