@@ -116,8 +116,8 @@ def test_loss_depends_on_the_key_alone(store, way):
 def test_all_pairs_drawn_with_a_star_around_each_sensor_are_all_pairs_twice(store):
     batch = read_chips(store, ORIGINS, 8)
     torch.manual_seed(0)
-    whole = model("pairs", retention=0.0)
-    stars = [model("star", alignment_options={"centre": name}, retention=0.0) for name in SENSORS]
+    whole = model("pairs", retention=0.0, prediction=0.0)
+    stars = [model("star", alignment_options={"centre": name}, retention=0.0, prediction=0.0) for name in SENSORS]
     with torch.no_grad():
         pairs, _ = total(whole, batch)
         every = [total(star, batch)[0] for star in stars]
