@@ -38,6 +38,7 @@ def test_batches_hold_the_sensors_and_come_again_alike(path):
         assert torch.equal(one.rasters["s2"].values, other.rasters["s2"].values)
         assert one.chips == 3
         assert one.rasters["s2"].values.shape[1] == 2
+    assert len({tuple(days) for batch in first for days in batch.rasters["s2"].days.nan_to_num(-1.0).tolist()}) > 2
 
 
 @pytest.mark.parametrize("pairs", [None, 1])

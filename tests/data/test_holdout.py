@@ -35,6 +35,13 @@ def test_margin_gives_way_where_it_would_leave_too_little():
     assert split.left(np.ones((40, 16), bool), 16) >= 0.25
 
 
+def test_margin_gives_way_until_a_quarter_of_the_rest_is_left():
+    # A strip of 25 rows is held out; of the other 75, a margin of 56 leaves 19 (0.253), one of 57 leaves 18 (0.24).
+    split = held(100, 100, 8, 60)
+    assert [window.rows * window.cols for window in split.windows()] == [2500]
+    assert split.buffer == 56
+
+
 def test_margin_as_wide_as_possible_is_taken():
     split = held(40, 16, 16, 20)
     wider = partial(Split.draw, scene_grid(40, 16), np.ones((40, 16), bool), chip=16)

@@ -99,7 +99,9 @@ def test_exported_encoder_has_the_weights_of_the_checkpoint(finished):
             assert torch.equal(value, trained[f"encoders.{sensor}.{name}"])
 
 
-@pytest.mark.parametrize("options", [(), ("--model.pairs", "2", "--trainer.accumulate_grad_batches", "2")])
+@pytest.mark.parametrize(
+    "options", [("--data.num_workers", "2"), ("--model.pairs", "2", "--trainer.accumulate_grad_batches", "2")]
+)
 def test_resumed_run_equals_an_unbroken_one(scene, tmp_path, options, monkeypatch):
     class Killed(Exception):
         pass
