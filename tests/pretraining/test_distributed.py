@@ -21,11 +21,11 @@ PROCESSES = 2
 NO_POINTS = (0, 0)  # 4 x 4 columns that no laser point fell on, and no footprint
 CASES = {
     # by name: chips of each process, columns a side, sensors read, pairs drawn, options
-    "all pairs": (([(6, 8), (8, 26)], [(16, 4), (24, 28)]), 8, SENSORS, 6, {}),
-    "unequal batches": (([(6, 8)], [(16, 4), (24, 28)]), 8, SENSORS, 6, {"chips_at_once": 1}),
-    "one pair": (([(6, 8)], [(16, 4)]), 8, SENSORS, 1, {}),
-    "more columns than the cap": (([(6, 8)], [(16, 4)]), 8, ("als", "s2"), 1, {"max_columns": 50}),
-    "overlapping chips": (([(6, 8)], [(8, 10)]), 8, ("als", "s2"), 1, {"exclusion": 25.0}),
+    "all pairs": (([(6, 8)], [(16, 8)]), 6, SENSORS, 6, {}),
+    "unequal batches": (([(6, 8)], [(16, 4), (24, 28)]), 4, SENSORS, 6, {"chips_at_once": 1}),
+    "one pair": (([(6, 8)], [(16, 4)]), 4, SENSORS, 1, {}),
+    "more columns than the cap": (([(6, 8)], [(16, 4)]), 6, ("als", "s2"), 1, {"max_columns": 50}),
+    "overlapping chips": (([(6, 8)], [(8, 10)]), 6, ("als", "s2"), 1, {"exclusion": 25.0}),
     "a process without meetings": (([(8, 8)], [NO_POINTS]), 4, ("als", "s2"), 1, {}),
     "the first process without meetings": (([NO_POINTS], [(8, 8)]), 4, ("als", "ortho"), 1, {}),
     "a process without footprints": (([(8, 8)], [NO_POINTS]), 4, ("gedi", "s2"), 1, {}),
