@@ -36,9 +36,7 @@ def main() -> None:
     if options.case:
         print(json.dumps(measured(options, int(options.case[0]), int(options.case[1]))))
         return
-    print(
-        "| sensors | columns of a batch | batch, MiB | before the steps, MiB | peak, MiB | to the first | peak without the batch |"
-    )
+    print("| sensors | columns of a batch | batch, MiB | before the steps | peak | to the first | peak without the batch |")
     print("|---|---|---|---|---|---|---|")
     first = None
     for sensors, times in ((2, 1), (6, 1), (6, 4), (6, 16)):
@@ -47,7 +45,8 @@ def main() -> None:
         bare, bare_first = (case["peak"] - case["batch"] for case in (found, first))
         print(
             f"| {found['sensors']} | {found['columns']:,} | {found['batch'] / MEBI:.0f} | {found['before'] / MEBI:.0f} | "
-            f"{found['peak'] / MEBI:.0f} | {found['peak'] / first['peak'] - 1:+.0%} | {bare / MEBI:.0f} ({bare / bare_first - 1:+.0%}) |",
+            f"{found['peak'] / MEBI:.0f} | {found['peak'] / first['peak'] - 1:+.0%} | "
+            f"{bare / MEBI:.0f} ({bare / bare_first - 1:+.0%}) |",
             flush=True,
         )
 

@@ -71,8 +71,8 @@ def probes_section(report: ProbeReport) -> str:
     body = sentence(
         f"The encoders are frozen. A simple model learns a variable from what they say of labelled places in the part that they "
         f"were trained on ({', '.join(share_text(share) for share in report.shares)} of the labels), and is tested on the part "
-        f"that was held out. Raw features, the same encoders with random weights and the same encoders trained on the labels alone "
-        f"are tested on the same places: an embedding is worth what it adds to them."
+        f"that was held out. Raw features, the same encoders with random weights and the same encoders trained on the labels "
+        f"alone are tested on the same places: an embedding is worth what it adds to them."
     )
     for variable in report.variables:
         first, _ = SCORES[variable.kind]
@@ -80,8 +80,8 @@ def probes_section(report: ProbeReport) -> str:
         unit = f" ({variable.unit})" if variable.unit else ""
         caption = (
             f"{variable.name}{unit}, {first}: {variable.training} labels to learn from, {variable.test} places to test on. Left: "
-            f"by share of the labels, mean of {report.draws} draws with their standard deviation. Right: with the largest share, by "
-            f"sensor, with the 90 % interval over blocks of the tested ground; each sensor is tested where it saw the ground."
+            f"by share of the labels, mean of {report.draws} draws with their standard deviation. Right: with the largest share, "
+            f"by sensor, with the 90 % interval over blocks of the tested ground; each sensor is tested where it saw the ground."
         )
         if first == "R2":
             caption += f" Scores below {_FLOOR:g} are drawn at the edge."

@@ -32,7 +32,7 @@ def test_bfloat16_trains_every_term_and_contrasts_in_float32(tmp_path, monkeypat
     monkeypatch.setattr(objective, "contrast", watched)
     monkeypatch.setattr(torch.nn.functional, "linear", watched_linear)
     scene, run = write_scene(tmp_path / "scene.zarr"), tmp_path / "run"
-    options = ("--trainer.precision", "bf16-mixed", "--model.pairs", "6", "--trainer.max_steps", "3", "--model.chips_at_once", "1")
+    options = ("--trainer.precision", "bf16-mixed", "--trainer.max_steps", "3", "--model.pairs", "6", "--model.chips_at_once=1")
     assert main(arguments(scene, run, *options)) == 0
     assert encoded == {torch.bfloat16}
     assert {vectors.dtype for vectors in compared} == {torch.float32}
@@ -46,4 +46,5 @@ def test_bfloat16_trains_every_term_and_contrasts_in_float32(tmp_path, monkeypat
     terms = {name for row in steps for name in row}
     assert {f"train/retention_{name}" for name in SENSORS} <= terms
     assert sum(name.startswith("train/contrast_") for name in terms) == 6
-    assert all(value.dtype == torch.float32 for value in torch.load(last_checkpoint(run), weights_only=True)["state_dict"].values())
+    weights = torch.load(last_checkpoint(run), weights_only=True)["state_dict"]
+    assert all(value.dtype == torch.float32 for value in weights.values())
