@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
@@ -34,16 +34,16 @@ from fusion3d.encoders.output import FootprintEmbedding
 from fusion3d.errors import ConfigError
 from fusion3d.evaluation.checkpoint import load_pretraining
 from fusion3d.evaluation.retrieval import held_out_windows, score_pair
+from fusion3d.evaluation.ridge import fit_ridge
 from fusion3d.grid import Window
 from fusion3d.pretraining.baselines.masking import footprint_column
 from fusion3d.pretraining.baselines.places import common_places, on_columns
 from fusion3d.pretraining.module import CrossModalPretraining
 from fusion3d.pretraining.objective import LocationContrast, meeting_pairs
-from fusion3d.pretraining.views import Found, Views, with_vectors
+from fusion3d.pretraining.views import Found, Views
 from fusion3d.simulate.guide import VISIBILITY
 from fusion3d.simulate.model import Cover
 from fusion3d.store import Store
-from fusion3d.tasks.ridge import fit_ridge
 
 FEWEST = 25
 """Sites that a probe must have, to fit and to score."""
@@ -321,7 +321,7 @@ def loss_milliseconds(module: CrossModalPretraining, batch: ChipBatch, seed: int
         with torch.no_grad():
             found = module.encode(part, sensor)
         encoding += time.process_time() - began
-        return with_vectors(found, found.shared.clone().requires_grad_(), found.features.clone().requires_grad_())
+        return replace(found, shared=found.shared.clone().requires_grad_(), features=found.features.clone().requires_grad_())
 
     seconds = []
     for _ in range(times):

@@ -28,7 +28,7 @@ def test_sizes_are_read_with_their_unit(text, size):
 
 @pytest.mark.parametrize("text", ["6", "", "lots", "-1GiB", "0GiB", "6GiBs", "1e3GiB", "6,5GB", "nan GiB", "GiB", f"{10**400}GB"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(ConfigError, match="--memory .* 6GiB"):
+    with pytest.raises(ConfigError, match=r"--memory .* 6GiB"):
         parse_size(text, "--memory")
 
 
