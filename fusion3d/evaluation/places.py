@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyproj import Transformer
 
-from fusion3d.data.sampler import coverage
+from fusion3d.data.candidates import coverage
 from fusion3d.data.split import Mask, Split
 from fusion3d.errors import ConfigError
 from fusion3d.grid import Grid, Window
