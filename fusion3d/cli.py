@@ -337,7 +337,7 @@ def evaluate(
     )
     if labels:
         from fusion3d.evaluation.labels import open_labels
-        from fusion3d.evaluation.probing import ProbeOptions
+        from fusion3d.evaluation.probe_tasks import ProbeOptions
         from fusion3d.evaluation.probing import probe as run
         from fusion3d.store import Store
 

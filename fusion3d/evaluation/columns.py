@@ -16,8 +16,7 @@ from fusion3d.data.chips import read_chips
 from fusion3d.data.observation import ChipBatch
 from fusion3d.encoders.footprint_cells import on_cells
 from fusion3d.encoders.fusion import fuse
-from fusion3d.evaluation.places import Patch, patches
-from fusion3d.grid import Window
+from fusion3d.evaluation.places import Patch
 from fusion3d.store import Store
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def embed_columns(
 
     Parameters
     ----------
-    chosen : each column is taken from the patch that owns it (`places.patches`, `choose_patches`)
+    chosen : each column is taken from the patch that owns it (`places.patches`)
     names : sensors that checkpoint and store hold
     wanted : [rows, cols] of the grid, the columns to keep; None keeps all
     alter : what to do to a batch before it is encoded, such as adding noise
@@ -114,19 +113,6 @@ def embed_columns(
         name: SensorColumns(*(np.concatenate(values)[order] for values in zip(*found))) for name, found in parts.items() if found
     }
     return EmbeddedColumns(np.concatenate(columns)[order] if columns else order, sensors)
-
-
-def choose_patches(windows: Sequence[Window], labelled: BoolArray, most: int, seed: int) -> list[Patch]:
-    """Patches of windows, in an order by `seed`, until their own parts hold `most` labelled [rows, cols] columns."""
-    todo = [patch for window in windows for patch in patches(window)]
-    found, count = [], 0
-    for at in np.random.default_rng(seed).permutation(len(todo)):
-        own = todo[at].own
-        here = int(labelled[own.row : own.row_stop, own.col : own.col_stop].sum())
-        if here and count < most:
-            found.append(todo[at])
-            count += here
-    return found
 
 
 def columns_of(chosen: Sequence[Patch], cols: int, wanted: BoolArray | None = None) -> Int64:

@@ -81,7 +81,7 @@ class Samples:
     @classmethod
     def of_columns(cls, columns: Int64, values: Float64) -> Samples:
         """A sample for each of some columns."""
-        return cls(values, np.arange(len(columns) + 1), columns, np.ones(len(columns)))
+        return cls(values, np.arange(len(columns) + 1, dtype=np.int64), columns, np.ones(len(columns)))
 
     def take(self, chosen: Int64) -> Samples:
         """Some of the samples."""
@@ -113,6 +113,12 @@ class Samples:
 
     def _owner(self) -> Int64:
         return np.repeat(np.arange(len(self)), np.diff(self.row_splits))
+
+
+def sample_columns(samples: Samples) -> Int64:
+    """[S] the column under each sample that has most of it."""
+    order = np.lexsort([-samples.weights, np.repeat(np.arange(len(samples)), np.diff(samples.row_splits))])
+    return samples.columns[order[samples.row_splits[:-1]]]
 
 
 class LabelSource(Protocol):

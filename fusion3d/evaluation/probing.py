@@ -8,7 +8,6 @@ of labels. A sensor is judged where it saw the ground, so sensors of other cover
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError
 from fusion3d.evaluation import figures
 from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
-from fusion3d.evaluation.columns import BoolArray, EmbeddedColumns, Int64, columns_of, embed_columns
+from fusion3d.evaluation.columns import BoolArray, EmbeddedColumns, Int64, embed_columns
 from fusion3d.evaluation.figures import Blocks, Scored
-from fusion3d.evaluation.labels import LabelSource, Samples, Variable
-from fusion3d.evaluation.places import Patch, patches, probe_places
+from fusion3d.evaluation.labels import LabelSource, Samples
+from fusion3d.evaluation.places import probe_places
 from fusion3d.evaluation.probe_table import (
     ALL_FEATURES,
     ALONE,
@@ -38,66 +37,18 @@ from fusion3d.evaluation.probe_table import (
     ProbeDifference,
     ProbeReport,
     ProbeRow,
-    ProbeVariable,
 )
+from fusion3d.evaluation.probe_tasks import FEWEST_PLACES, LEAST_SEEN, ProbeOptions, ProbeTask, ProbeTasks, choose_tasks
 from fusion3d.evaluation.probes import PROBES, Probe, forest, guess, linear
 from fusion3d.evaluation.raw_features import raw_features
 from fusion3d.evaluation.shares import draw_labels
-from fusion3d.evaluation.supervised import Labels, predict_supervised, sample_columns, train_supervised
+from fusion3d.evaluation.supervised import Labels, predict_supervised, train_supervised
 from fusion3d.store import Store
 
 if TYPE_CHECKING:
     from fusion3d.pretraining.module import CrossModalPretraining
 
 Float64 = npt.NDArray[np.float64]
-
-LEAST_SEEN = 0.5
-"""Share of a labelled place that a sensor must have seen."""
-_BLOCK = 8
-"""Columns on the side of a block of ground that is drawn, or held out for the choice of a penalty, as a whole."""
-_POOL = 2
-"""Labelled columns gathered for each one that is drawn, where there are so many: few windows would hold neighbours."""
-_FEWEST = 5
-"""Labelled places to learn from, and to test on, at least."""
-
-
-@dataclass(frozen=True)
-class ProbeOptions:
-    """How to probe.
-
-    Attributes
-    ----------
-    probes : names in `PROBES`
-    shares : of the labels to learn from
-    draws : of each share below 1
-    columns : labelled places to learn from, and to test on, at most
-    baselines : whether to probe random weights and raw features too
-    supervised_steps : of the network trained from scratch on the labels; 0 leaves it out
-    seed : of columns, draws and intervals
-    """
-
-    probes: tuple[str, ...] = ("linear", "knn")
-    shares: tuple[float, ...] = (0.01, 0.1, 1.0)
-    draws: int = 5
-    columns: int = 2000
-    baselines: bool = True
-    supervised_steps: int = 60
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.probes) - set(PROBES))
-        if unknown or not self.probes:
-            raise ConfigError(f"--probe {unknown[0] if unknown else ''!r}: give one of {', '.join(PROBES)}")
-        if not self.shares or not all(math.isfinite(share) and 0 < share <= 1 for share in self.shares):
-            raise ConfigError("--share is a percentage of the labels: above 0, at most 100")
-        for option, value, least in (
-            ("--draws", self.draws, 1),
-            ("--label-columns", self.columns, 2 * _FEWEST),
-            ("--supervised-steps", self.supervised_steps, 0),
-            ("--seed", self.seed, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{option} {value} must be at least {least}")
 
 
 def probe(
@@ -135,8 +86,9 @@ def probe(
     names = choose_sensors(module, store, sensors)
     others = {name: _alone(name, path, names, store, device) for name, path in (alone or {}).items()}
     places = probe_places([module, *others.values()], store, names, options.seed)
-    chosen, variables, notes = _choose(sources, (places.training, places.test), store, options)
-    run = _Run(checkpoint, device, module, others, store, names, chosen, variables, options)
+    tasks = choose_tasks(sources, places, store, options)
+    notes = list(tasks.notes)
+    run = _Run(checkpoint, device, module, others, store, names, tasks, options)
     with _bar(run.work(), progress) as advance:
         run.read(advance)
         rows, differences = run.rows(advance, notes)
@@ -150,7 +102,7 @@ def probe(
         seed=options.seed,
         supervised_steps=options.supervised_steps if options.baselines else 0,
         alone={name: str(path) for name, path in (alone or {}).items()},
-        variables=tuple(item.facts for item in variables),
+        variables=tuple(task.facts for task in tasks.tasks),
         rows=tuple(rows),
         differences=tuple(differences),
         notes=tuple(dict.fromkeys(notes)),
@@ -163,102 +115,6 @@ def _alone(name: str, path: str | Path, names: Sequence[str], store: Store, devi
     module = load_pretraining(path, device)
     choose_sensors(module, store, [name])
     return module
-
-
-# -- labels
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A variable with its samples to learn from and to test on, and the blocks of ground they lie in."""
-
-    variable: Variable
-    facts: ProbeVariable
-    training: Samples
-    test: Samples
-    training_block: Int64
-    test_block: Int64
-
-    @property
-    def classes(self) -> bool:
-        return self.variable.kind == "classes"
-
-
-Chosen = tuple[list[Patch], list[Patch]]
-
-
-def _choose(
-    sources: Sequence[LabelSource], windows: tuple[Sequence, Sequence], store: Store, options: ProbeOptions
-) -> tuple[Chosen, list[_Task], list[str]]:
-    """Patches to learn from and to test on, variables that can be probed, and notes on those that cannot."""
-    chosen: Chosen = tuple(_enough(sources, part, options) for part in windows)  # type: ignore[assignment]
-    found, notes, problems = [], [], []
-    for source in sources:
-        notes += [f"{source.path}: {note}" for note in source.notes]
-        parts = [source.samples([patch.own for patch in part]) for part in chosen]
-        for variable, training, test in zip(source.variables, *parts, strict=True):
-            task = _task(source, variable, training, test, chosen, store, options)
-            if isinstance(task, str):
-                problems.append((source.path, variable.name, task))
-            else:
-                found.append(task)
-    if not found:
-        path, name, problem = problems[0]
-        raise InputError(path, f"{name} {problem}", "give labels that differ over both parts of the store")
-    return chosen, found, notes + [f"{name} of {path} left out: it {problem}" for path, name, problem in problems]
-
-
-def _enough(sources: Sequence[LabelSource], windows: Sequence, options: ProbeOptions) -> list[Patch]:
-    """Patches in an order by the seed, until every variable has as many labelled columns as are wanted."""
-    todo = [patch for window in windows for patch in patches(window)]
-    have, most = [np.zeros(len(source.variables), np.int64) for source in sources], _POOL * options.columns
-    found = []
-    for at in np.random.default_rng(options.seed).permutation(len(todo)):
-        if all((count >= most).all() for count in have):
-            break
-        here = [source.labelled(todo[at].own).sum(axis=(1, 2)) for source in sources]
-        if any(((new > 0) & (count < most)).any() for new, count in zip(here, have)):
-            found.append(todo[at])
-            have = [count + new for count, new in zip(have, here)]
-    return found
-
-
-def _task(
-    source: LabelSource, variable: Variable, training: Samples, test: Samples, chosen: Chosen, store: Store, options: ProbeOptions
-) -> _Task | str:
-    """A variable ready to be probed, or why it cannot be."""
-    inside = [columns_of(part, store.grid.cols) for part in chosen]
-    shares = [[samples.weight_on(columns) for columns in inside] for samples in (training, test)]
-    # a place that straddles the two parts would tell of one what is asked of the other
-    sides = [
-        samples.take(np.flatnonzero((own[side] >= LEAST_SEEN - 1e-9) & (own[1 - side] <= 0)))
-        for side, (samples, own) in enumerate(zip((training, test), shares))
-    ]
-    generator = np.random.default_rng([options.seed, 1])
-    sides = [
-        samples.take(np.sort(generator.choice(len(samples), options.columns, replace=False)))
-        if len(samples) > options.columns
-        else samples
-        for samples in sides
-    ]
-    counts = [len(samples) for samples in sides]
-    if not any(counts):
-        return "has no label on the store's columns (nodata, or beside them)"
-    if min(counts) < _FEWEST:
-        return f"has {counts[0]} labelled places to learn from and {counts[1]} to test on; at least {_FEWEST} of each are needed"
-    for samples, what in zip(sides, ("to learn from", "to test on")):
-        if np.ptp(samples.values) <= 1e-9 * np.abs(samples.values).max():
-            return f"is the same, {variable.class_name(samples.values[0])}, in every place {what}"
-    codes = np.unique(sides[0].values) if variable.kind == "classes" else []
-    names = tuple(variable.class_name(code) for code in codes)
-    facts = ProbeVariable(variable.name, variable.kind, variable.unit, source.path, *counts, names)
-    blocks = [_blocks(samples, store.grid.cols) for samples in sides]
-    return _Task(variable, facts, *sides, *blocks)
-
-
-def _blocks(samples: Samples, cols: int) -> Int64:
-    row, col = np.divmod(sample_columns(samples), cols)
-    return (row // _BLOCK) * (cols // _BLOCK + 1) + col // _BLOCK
 
 
 # -- features
@@ -279,23 +135,23 @@ class _Run:
 
     def __init__(
         self, checkpoint: str | Path, device: str, module: CrossModalPretraining, others: Mapping[str, CrossModalPretraining],
-        store: Store, names: Sequence[str], chosen: Chosen, tasks: Sequence[_Task], options: ProbeOptions,
+        store: Store, names: Sequence[str], tasks: ProbeTasks, options: ProbeOptions,
     ) -> None:  # fmt: skip
         self.checkpoint, self.device, self.module, self.others = checkpoint, device, module, others
-        self.store, self.names, self.chosen, self.tasks, self.options = store, list(names), chosen, tasks, options
+        self.store, self.names, self.tasks, self.options = store, list(names), tasks, options
         self.probes = {name: PROBES[name] for name in options.probes}
         self.inputs = [FUSED, *self.names] if len(self.names) > 1 else self.names
         self.steps = options.supervised_steps if options.baselines else 0
 
     def work(self) -> int:
         """Patches to read and steps to train, for the progress bar."""
-        every = len(self.chosen[0]) + len(self.chosen[1])
-        trained = len(self.tasks) * len(self.options.shares) * (self.steps + len(self.chosen[1])) if self.steps else 0
+        every, test, count = len(self.tasks.patches), len(self.tasks.test), len(self.tasks.tasks)
+        trained = count * len(self.options.shares) * (self.steps + test) if self.steps else 0
         return every * (1 + 2 * self.options.baselines + len(self.others)) + trained
 
     def read(self, advance: Callable[[], None]) -> None:
         """What each set of weights, and no weights, says of the labelled columns."""
-        chosen, wanted = [*self.chosen[0], *self.chosen[1]], self._wanted()
+        chosen, wanted = self.tasks.patches, self.tasks.columns(self.store.grid)
         embedded = embed_columns(self.module, self.store, chosen, self.names, wanted, advance=advance)
         self.columns = embedded.columns
         self.present = {name: part.present for name, part in embedded.sensors.items()}
@@ -322,17 +178,10 @@ class _Run:
             if "linear" in self.probes:
                 yield _Features(FUSED, joined, embedded.joined()[0], {"linear": linear})
 
-    def _wanted(self) -> BoolArray:
-        grid = self.store.grid
-        mask = np.zeros(grid.rows * grid.cols, np.bool_)
-        for task in self.tasks:
-            mask[task.training.columns] = mask[task.test.columns] = True
-        return mask.reshape(grid.rows, grid.cols)
-
     def rows(self, advance: Callable[[], None], notes: list[str]) -> tuple[list[ProbeRow], list[ProbeDifference]]:
         """Scores of every variable and input."""
         rows, differences = [], []
-        for task in self.tasks:
+        for task in self.tasks.tasks:
             for source in self.inputs:
                 kept = [self._seen(samples, source) for samples in (task.training, task.test)]
                 problem = _too_few(task, kept)
@@ -362,23 +211,24 @@ class _Run:
         _, share = samples.mean(self.columns, np.zeros((len(self.columns), 1)), self.present[source])
         return np.flatnonzero(share >= LEAST_SEEN - 1e-9)
 
-    def _supervised(self, task: _Task, view: _View, source: str, advance: Callable[[], None]) -> ProbeRow:
+    def _supervised(self, task: ProbeTask, view: _View, source: str, advance: Callable[[], None]) -> ProbeRow:
         """Scores of encoders trained end to end on one draw of each share."""
-        windows, found, wanted = [patch.own for patch in self.chosen[0]], {}, self._wanted()
+        windows, found = [patch.own for patch in self.tasks.training], {}
+        wanted = self.tasks.columns(self.store.grid)
         training, test = task.training.take(view.kept[0]), task.test.take(view.kept[1])
         for share in self.options.shares:
             drawn = training.take(view.draws[share][0])
             labels = Labels(drawn, np.unique(drawn.values) if task.classes else None)
             untrained = load_pretraining(self.checkpoint, self.device, untrained=True)
             model = train_supervised(untrained, self.store, self.names, windows, labels, self.steps, self.options.seed, advance)
-            embedded = embed_columns(untrained, self.store, self.chosen[1], self.names, wanted, advance=advance)
+            embedded = embed_columns(untrained, self.store, self.tasks.test, self.names, wanted, advance=advance)
             found[share] = predict_supervised(model, embedded, test)[None]
         return view.scored(source, SUPERVISED, f"{self.steps} steps", found)
 
 
-def _too_few(task: _Task, kept: Sequence[Int64]) -> str | None:
+def _too_few(task: ProbeTask, kept: Sequence[Int64]) -> str | None:
     for samples, rows, what in zip((task.training, task.test), kept, ("to learn from", "to test on")):
-        if len(rows) < _FEWEST:
+        if len(rows) < FEWEST_PLACES:
             return f"it saw {len(rows)} labelled places {what}"
         if np.ptp(samples.values[rows]) <= 0:
             return f"the label is the same in all {len(rows)} places {what} that it saw"
@@ -388,7 +238,7 @@ def _too_few(task: _Task, kept: Sequence[Int64]) -> str | None:
 class _View:
     """A variable on the places that one input saw: draws of the labels, and scores of predictions."""
 
-    def __init__(self, task: _Task, kept: Sequence[Int64], options: ProbeOptions) -> None:
+    def __init__(self, task: ProbeTask, kept: Sequence[Int64], options: ProbeOptions) -> None:
         self.task, self.kept, self.options = task, kept, options
         self.labels, self.measured = (part.values[rows] for part, rows in zip((task.training, task.test), kept))
         self.draws = {

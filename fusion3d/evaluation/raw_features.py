@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -127,7 +128,7 @@ def raster_features(store: Store, name: str, window: Window) -> Float64:
     return np.concatenate([over_dates, harmonics(stack[np.isfinite(days)], days[np.isfinite(days)])], axis=1)
 
 
-def _date_features(store: Store, name: str, window: Window, step: int) -> tuple[Float64, object]:
+def _date_features(store: Store, name: str, window: Window, step: int) -> tuple[Float64, datetime.date | None]:
     """[F, rows, cols] means of the pixels of a date by band, then their spread and percentiles; and the date."""
     raster = store.raster(name, window, [step])
     values = np.where(raster.valid, raster.values, np.nan)[0].astype(np.float64)

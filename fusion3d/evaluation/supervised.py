@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from fusion3d.data.chips import read_chips
 from fusion3d.encoders.footprint_cells import footprints_to_cells
-from fusion3d.evaluation.columns import EmbeddedColumns, Int64
-from fusion3d.evaluation.labels import Float64, Samples
+from fusion3d.evaluation.columns import EmbeddedColumns
+from fusion3d.evaluation.labels import Float64, Samples, sample_columns
 from fusion3d.grid import Window
 from fusion3d.pretraining.module import CrossModalPretraining, rate
 from fusion3d.store import Store
@@ -132,12 +132,6 @@ def predict_supervised(model: SupervisedModel, embedded: EmbeddedColumns, sample
         said, seen = (found.cpu().numpy() for found in model.answers(features))
     answers, _ = samples.mean(embedded.columns, said, seen)
     return model.decide(answers)
-
-
-def sample_columns(samples: Samples) -> Int64:
-    """[S] the column under each sample that has most of it."""
-    order = np.lexsort([-samples.weights, np.repeat(np.arange(len(samples)), np.diff(samples.row_splits))])
-    return samples.columns[order[samples.row_splits[:-1]]]
 
 
 def _holds(window: Window, place: tuple[int, int]) -> bool:

@@ -145,6 +145,10 @@ def _drawn(row: ProbeRow) -> tuple[int, tuple[str, str, str, str]] | None:
     return None
 
 
+def _fill(row: ProbeRow, colour: str) -> str:
+    return "white" if row.probe == "knn" else colour
+
+
 def _curves(axes: Axes, report: ProbeReport, rows: Sequence[ProbeRow], source: str, handles: dict[str, Any]) -> None:
     at = {share: number for number, share in enumerate(sorted(report.shares))}
     for row in rows:
@@ -156,9 +160,19 @@ def _curves(axes: Axes, report: ProbeReport, rows: Sequence[ProbeRow], source: s
         # beside each other rather than on top
         x = [at[share] + 0.03 * (order - len(_LINES) / 2) for share in shares]
         y = [max(row.score[share].value, _FLOOR) for share in shares]
-        spread = [row.score[share].spread or 0.0 for share in shares]
+        # at the edge a bar would stand for nothing
+        spread = [(row.score[share].spread or 0.0) * (row.score[share].value > _FLOOR) for share in shares]
         handles[name] = axes.errorbar(
-            x, y, yerr=spread, color=colour, linestyle=line, marker=marker, markersize=5, linewidth=1.6, elinewidth=0.9
+            x,
+            y,
+            yerr=spread,
+            color=colour,
+            linestyle=line,
+            marker=marker,
+            markersize=5,
+            linewidth=1.6,
+            elinewidth=0.9,
+            markerfacecolor=_fill(row, colour),
         )
     axes.set_xticks(list(at.values()), [share_text(share) for share in at])
     axes.set_xlabel("labels learnt from")
@@ -177,7 +191,16 @@ def _by_sensor(axes: Axes, report: ProbeReport, rows: Sequence[ProbeRow], inputs
             if not all(math.isfinite(end[0]) for end in ends):
                 ends = [[0.0], [0.0]]
             drawn = axes.errorbar(
-                [x], [value], yerr=ends, color=colour, marker=marker, markersize=5, linestyle=line, linewidth=1.6, elinewidth=0.9
+                [x],
+                [value],
+                yerr=ends,
+                color=colour,
+                marker=marker,
+                markersize=5,
+                linestyle=line,
+                linewidth=1.6,
+                elinewidth=0.9,
+                markerfacecolor=_fill(row, colour),
             )
             handles.setdefault(name, drawn)
         if place:

@@ -21,7 +21,9 @@ def write_checkpoint(path: Path, store: str, sensors: list[str], holdout: float 
     data = ChipDataModule(store, size=8, sensors=sensors, holdout=holdout, min_columns=4)
     data.setup()
     options = {name: NARROW.get(name, NARROW["raster"]) for name in data.sensors}
-    module = CrossModalPretraining(encoder_options=options, seed=seed, scene=data.facts(), retention=0.0)
+    # a single sensor has nothing but retention to learn from
+    retention = float(len(data.sensors) == 1)
+    module = CrossModalPretraining(encoder_options=options, seed=seed, scene=data.facts(), retention=retention)
     module.configure_model()
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.strategy.connect(module)
