@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 
 from fusion3d.evaluation.blocks import spatial_folds
+from fusion3d.evaluation.outcome import Evaluation
 from fusion3d.evaluation.table import PairRetrieval, RetrievalReport
 from fusion3d.grid import Grid
 from fusion3d.io.geotiff import CogWriter
@@ -16,6 +17,7 @@ from fusion3d.store import Store
 from fusion3d.tasks.scorecard import PREDICTIONS_FILE, SCORES_FILE, FoldFacts, HeldOut, Scorecard
 from fusion3d.tasks.scores import score
 from tests.data.scene import canopy, write_scene
+from tests.evaluation.reports import probe_report
 
 _HEADER = (
     "step,train/contrast_als-s2,train/learning_rate,train/loss,train/retention_als,train/temperature,val/contrast_als-s2,val/loss"
@@ -59,7 +61,8 @@ def write_retrieval(path: Path, sensors: tuple[str, ...] = ("als", "ortho", "s2"
         for gallery in sensors
         if query != gallery
     )
-    return RetrievalReport("run", "scene.zarr", 40, False, 480, 2000, 0, 0.0, pairs, ("gedi: too few columns",)).write(path)
+    found = RetrievalReport("run", "scene.zarr", 40, False, 480, 2000, 0, 0.0, pairs, ("gedi: too few columns",))
+    return Evaluation(found, probe_report()).write(path)
 
 
 def write_fit(folder: Path, grid: Grid) -> Path:

@@ -21,7 +21,7 @@ from fusion3d.report.page import write_report
 from tests.report.runs import write_everything, write_retrieval, write_run
 
 SECTIONS = (
-    "summary", "inputs", "embedding", "retrieval", "losses", "biomass", "predictions", "scene3d", "environment",
+    "summary", "inputs", "embedding", "retrieval", "probes", "losses", "biomass", "predictions", "scene3d", "environment",
 )  # fmt: skip
 
 
@@ -160,6 +160,7 @@ def test_run_with_nothing_else_says_which_commands_make_the_rest(tmp_path):
     for section, command in (
         ("embedding", "fusion3d embed RUN STORE"),
         ("retrieval", "fusion3d evaluate RUN STORE"),
+        ("probes", "fusion3d evaluate RUN STORE --labels LABELS"),
         ("losses", "fusion3d pretrain"),
         ("biomass", "fusion3d map"),
         ("predictions", "fusion3d fit"),
@@ -188,7 +189,7 @@ def test_damaged_files_cost_their_own_sections_only(run):
     text = read(write_report(run)).text
     assert tuple(text) == SECTIONS
     broken = {name for name, body in text.items() if "cannot be shown" in body}
-    assert broken == {"retrieval", "predictions", "biomass", "losses"}
+    assert broken == {"retrieval", "probes", "predictions", "biomass", "losses"}
     for section, name in (
         ("retrieval", "retrieval.json"), ("predictions", "predictions.csv"), ("biomass", "agb.tif"), ("losses", "metrics.csv"),
     ):  # fmt: skip
