@@ -25,6 +25,8 @@ class BuildWithOperators(build_py):
         try:
             tools = build.build(output)
         except (build.CannotBuild, OSError) as problem:
+            if not self.editable_mode:  # build/lib of an earlier run may hold another library
+                output.unlink(missing_ok=True)
             self.warn(f"fusion3d is installed without compiled operators and will be slower: {problem}")
             return
         self.library = output
