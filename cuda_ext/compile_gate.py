@@ -56,7 +56,7 @@ def kernels_of(report: str) -> list[Kernel]:
 def kernel_faults(kernels: list[Kernel]) -> list[str]:
     """What breaks the limits, in words."""
     return [
-        f"{kernel.name} for {kernel.target}: {kernel.registers} registers, {kernel.spilled} bytes spilled"
+        f"{readable(kernel).name} for {kernel.target}: {kernel.registers} registers, {kernel.spilled} bytes spilled"
         for kernel in kernels
         if kernel.spilled or kernel.registers > MOST_REGISTERS
     ]
@@ -115,6 +115,15 @@ def _undefined_symbols(objects: list[Path], tools: build.Toolchain) -> str:
         return subprocess.run(nm, capture_output=True, text=True, check=True).stdout
 
 
+def readable(kernel: Kernel) -> Kernel:
+    """The kernel with its name and template arguments as they stand in the source, where binutils can tell."""
+    demangler = shutil.which("c++filt")
+    if demangler is None:
+        return kernel
+    name = subprocess.run([demangler, "-p", kernel.name], capture_output=True, text=True, check=True).stdout.strip()
+    return kernel._replace(name=re.sub(r"fusion3d::|cuda::|\(anonymous namespace\)::", "", name))
+
+
 def _inspect_kernels(kernels: list[Kernel], tools: build.Toolchain) -> list[str]:
     faults = kernel_faults(kernels)
     for target in (f"sm_{number}" for number in tools.cuda_targets):
@@ -122,7 +131,7 @@ def _inspect_kernels(kernels: list[Kernel], tools: build.Toolchain) -> list[str]
         if not of_target:
             faults.append(f"ptxas reported no kernel for {target}")
             continue
-        most = max(of_target, key=lambda kernel: kernel.registers)
+        most = readable(max(of_target, key=lambda kernel: kernel.registers))
         spilled = sum(kernel.spilled for kernel in of_target)
         print(f"{target}: {len(of_target)} kernels, {spilled} bytes spilled, at most {most.registers} registers ({most.name})")
     return faults

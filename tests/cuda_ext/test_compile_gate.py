@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def test_registers_and_spills_are_read_for_every_kernel():
 def test_a_kernel_over_either_limit_is_refused(registers, spilled):
     (fault,) = compile_gate.kernel_faults([compile_gate.Kernel("_Z4slowPf", "sm_90", registers, spilled)])
     assert f"{registers} registers, {spilled} bytes spilled" in fault
+
+
+@pytest.mark.skipif(shutil.which("c++filt") is None, reason="no binutils")
+def test_a_kernel_is_named_as_in_the_source():
+    mangled = "_ZN8fusion3d4cuda48_GLOBAL__N__84ed683d_15_column_range_cu_43888be613range_by_warpINS_4HalfELi8EEEvPKT_"
+    assert compile_gate.readable(compile_gate.Kernel(mangled, "sm_80", 64, 0)).name == "range_by_warp<Half, 8>"
 
 
 @pytest.mark.parametrize(
