@@ -3,7 +3,7 @@
 Probes are ridge regressions on frozen embeddings, fitted on columns outside of the held-out part and scored (R2) on the held-out
 columns, which neither pretraining nor a probe has seen. Variables are the numbers of `fusion3d.simulate.guide.VISIBILITY`:
 
-- fused: variables that several sensors see, from the mean of all sensors' shared embeddings;
+- fused: variables that several sensors see, from the mean of all sensors' shared embeddings (no objective trains a fusion);
 - half missing: the same, where every column (of the fit too) has lost half of its sensors at random;
 - private: variables that one sensor sees, from that sensor's own features.
 

@@ -250,11 +250,14 @@ class Table:
 def seconds_per_step(row: Configuration, store: Path, steps: int = 2) -> float:
     """CPU seconds of a training step, the reading of its chips included, of a fresh model."""
     from fusion3d.data.datamodule import ChipDataModule
+    from fusion3d.pretraining.command import pairs_to_read
     from fusion3d.pretraining.module import CrossModalPretraining
 
-    data = ChipDataModule(str(store), **row.options["data"])
+    options = row.options["model"]
+    read = pairs_to_read(options["pairs"], options["alignment"])
+    data = ChipDataModule(str(store), pairs=read, **row.options["data"])
     data.setup()
-    module = CrossModalPretraining(**row.options["model"], scene=data.facts())
+    module = CrossModalPretraining(**options, scene=data.facts())
     module.configure_model()
     batches = iter(data.train_dataloader())
     taken = []
