@@ -63,11 +63,9 @@ def measured(options: argparse.Namespace, sensors: int, times: int) -> dict[str,
     import torch
 
     from fusion3d.data.pairs import DrawnPair
-    from fusion3d.pretraining.memory import give_back_freed_blocks, peak, used
+    from fusion3d.pretraining.memory import peak, used
     from fusion3d.pretraining.module import CrossModalPretraining
 
-    if options.chips_at_once:
-        give_back_freed_blocks()  # as training does
     source = Source(options)
     names = source.sensors[:sensors]
     if len(names) < sensors:

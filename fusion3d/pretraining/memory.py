@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,7 +18,6 @@ from fusion3d.errors import ConfigError
 _UNITS = {"B": 1, **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)}}
 _UNITS |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
 _BY_NAME = {name.lower(): size for name, size in _UNITS.items()}
-_M_MMAP_THRESHOLD, _BLOCK = -3, 1 << 20
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -53,7 +53,7 @@ def used(device: torch.device) -> int:
     gc.collect()
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    _trim()
+    give_back_freed_memory()
     return _resident("VmRSS")
 
 
@@ -79,18 +79,6 @@ def peak(device: torch.device, run: Callable[[], object]) -> int:
     return max(0, _resident("VmHWM") - before)
 
 
-def give_back_freed_blocks() -> None:
-    """Make this process give blocks of `_BLOCK` bytes and more back to the system as soon as they are freed.
-
-    glibc raises that size to 32 MiB as a program goes on, and keeps freed blocks below it among those in use: a process that
-    encodes one piece after the other then grows with the number of pieces (mallopt(3)). Other C libraries are left alone.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, _BLOCK)
-
-
 def _resident(name: str) -> int:
     try:
         found = re.search(rf"^{name}:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
@@ -108,9 +96,17 @@ def _untold(reason: object) -> ConfigError:
     )
 
 
-def _trim() -> None:
-    """Give memory that was freed, but is kept for later, back to the system, so that the next peak counts it."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-        if trim is not None:
-            trim(0)
+def give_back_freed_memory() -> None:
+    """Give freed memory that the C library keeps for later back to the system (malloc_trim(3)); does nothing without glibc.
+
+    glibc keeps freed blocks of up to 32 MiB between those in use: a process that encodes one piece after the other would grow
+    with the number of pieces.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

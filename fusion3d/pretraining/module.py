@@ -26,7 +26,7 @@ from fusion3d.pretraining.alignment import Aligned, build_alignment, contrast_of
 from fusion3d.pretraining.budget import Plan, plan_pieces
 from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, total_over_ranks
 from fusion3d.pretraining.hiding import hide_by_chip
-from fusion3d.pretraining.memory import give_back_freed_blocks, parse_size
+from fusion3d.pretraining.memory import parse_size
 from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meetings
 from fusion3d.pretraining.prediction import SubsetPrediction
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
@@ -231,8 +231,6 @@ class CrossModalPretraining(LightningModule):
 
     def on_fit_start(self) -> None:
         """Plan the pieces that fit the memory budget, unless the checkpoint has a plan."""
-        if self._budget is not None or self._cut is not None:
-            give_back_freed_blocks()
         if self._budget is None or self._plan is not None:
             return
         data = getattr(self.trainer, "datamodule", None)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fusion3d.data.observation import ChipBatch
 from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
+from fusion3d.pretraining.memory import give_back_freed_memory
 from fusion3d.pretraining.objective import Embedded
 
 Found = ColumnEmbedding | FootprintEmbedding
@@ -87,6 +88,8 @@ class Views:
         return results
 
     def _run(self, run: Callable[[ChipBatch, int], _Result], start: int, stop: int) -> _Result:
+        if self._cut is not None:
+            give_back_freed_memory()
         piece = self.batch if (start, stop) == (0, self.batch.chips) else self.batch.part(start, stop)
         return run(piece if self._device is None else piece.to(self._device), start)
 

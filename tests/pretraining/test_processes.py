@@ -14,15 +14,20 @@ import torch
 
 from fusion3d.pretraining.callbacks import last_checkpoint
 from fusion3d.pretraining.command import main
+from fusion3d.pretraining.module import CrossModalPretraining
 from tests.data.scene import write_scene
 from tests.pretraining.test_command import arguments
 
 ROOT = Path(__file__).parents[2]
-LAUNCHERS = {
-    "lightning": [sys.executable, "-m", "fusion3d.cli"],
-    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fusion3d.cli"],
-}
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+STOPS_IN_STEP_3 = """
+import sys, time
+from fusion3d.pretraining.command import CrossModalPretraining as Model, main
+step = Model.training_step
+Model.training_step = lambda self, *rest: time.sleep(600) if self.global_step == 3 else step(self, *rest)
+main(sys.argv[1:])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -38,57 +43,64 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def launch(launcher: str, arguments: list[str]) -> None:
-    command = [*LAUNCHERS[launcher], "pretrain", *arguments]
-    finished = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("4 steps, sensors als, gedi, ortho, s2") == 1
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(last_checkpoint(run), weights_only=True)["state_dict"]
-
-
-def assert_learnt_alike(run: Path, other: Path) -> None:
-    first, second = weights(run), weights(other)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
+def learnt(run: Path) -> torch.Tensor:
+    """Change of all weights since the start, one vector."""
+    kept = torch.load(last_checkpoint(run), weights_only=True)
+    start = CrossModalPretraining(**kept["hyper_parameters"])
+    start.configure_model()
+    return torch.cat([(kept["state_dict"][name] - value).flatten() for name, value in start.state_dict().items()])
 
 
 @pytest.fixture(scope="module")
-def alone(scene, tmp_path_factory) -> Path:
+def alone(scene, tmp_path_factory) -> torch.Tensor:
+    """What an unbroken run of one process with two chips a step learns."""
     run = tmp_path_factory.mktemp("alone") / "run"
     assert main(options(scene, run, 2)) == 0
-    return run
+    return learnt(run)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_learn_what_one_does(scene, alone, tmp_path, launcher):
-    launch(launcher, options(scene, tmp_path / "run", 1, *TWO))
-    assert_learnt_alike(alone, tmp_path / "run")
-    assert {path.stem for path in (tmp_path / "run" / "encoders").iterdir()} == {"als", "gedi", "ortho", "s2"}
+def assert_alike(found: torch.Tensor, expected: torch.Tensor) -> None:
+    # Not each weight by itself: where a gradient is 0 but for rounding, Adam makes a step of it.
+    assert (found - expected).norm() < 0.01 * expected.norm()
 
 
-def test_a_killed_run_of_two_processes_goes_on_in_one(scene, alone, tmp_path):
-    run = tmp_path / "run"
-    command = [*LAUNCHERS["lightning"], "pretrain", *options(scene, run, 1, *TWO, "--trainer.max_steps", "4000")]
+def test_two_processes_that_were_killed_go_on_as_one(scene, alone, tmp_path):
+    run, script = tmp_path / "run", tmp_path / "stops.py"
+    script.write_text(STOPS_IN_STEP_3)
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT, start_new_session=True
+        [sys.executable, str(script), *options(scene, run, 1, *TWO)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
     )
     limit = time.monotonic() + 240
     while not last_checkpoint(run).exists() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.01)
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    reached = torch.load(last_checkpoint(run), weights_only=True)["global_step"]
-    assert main(options(scene, run, 2, "--resume", "--trainer.max_steps", str(reached + 2))) == 0
-    assert torch.load(last_checkpoint(run), weights_only=True)["global_step"] == reached + 2
+    assert torch.load(last_checkpoint(run), weights_only=True)["global_step"] == 2
+    assert main(options(scene, run, 2, "--resume")) == 0
+    assert_alike(learnt(run), alone)
 
 
-def test_a_run_of_one_process_goes_on_in_two(scene, alone, tmp_path):
-    run = tmp_path / "run"
-    half = options(scene, run, 2, "--trainer.max_steps", "2")
-    assert main(half) == 0
-    launch("lightning", options(scene, run, 1, *TWO, "--resume"))
-    assert torch.load(last_checkpoint(run), weights_only=True)["global_step"] == 4
+def test_one_process_that_was_killed_goes_on_as_two_under_torchrun(scene, alone, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    run, step = tmp_path / "run", CrossModalPretraining.training_step
+
+    def dies_in_step_3(self, batch, batch_idx):
+        if self.global_step == 3:
+            raise Killed
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(CrossModalPretraining, "training_step", dies_in_step_3)
+    with pytest.raises(Killed):
+        main(options(scene, run, 2))
+    command = [sys.executable, *TORCHRUN, "-m", "fusion3d.cli", "pretrain", *options(scene, run, 1, *TWO, "--resume")]
+    finished = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("4 steps, sensors als, gedi, ortho, s2") == 1
+    assert {path.stem for path in (run / "encoders").iterdir()} == {"als", "gedi", "ortho", "s2"}
+    assert_alike(learnt(run), alone)
