@@ -33,7 +33,7 @@ from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
 from fusion3d.encoders.registry import Encoder
 from fusion3d.errors import ConfigError
 from fusion3d.ops import footprint_pool
-from fusion3d.pretraining.distributed import mean_over_ranks
+from fusion3d.pretraining.distributed import counts_by_rank, mean_over_ranks, rank
 from fusion3d.pretraining.hiding import all_of
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
 from fusion3d.pretraining.views import Found, Views
@@ -80,16 +80,15 @@ class SubsetPrediction(nn.Module):
         ----------
         views : of which the sensors in `weights` are encoded
         weights : by sensor that ran
-        generator : of the subsets, on the CPU
+        generator : of the subsets, on the CPU; in the same state on every process that trains with others
         """
         batch = views.batch
+        chips = ChipsOfAll.of(batch.chips, next(fusion.parameters()).device)
         found = {name: self._limit_gradient(views.embedding(name)) for name in sorted(weights)}
         parts = {name: on_cells(item, batch) for name, item in found.items()}
-        nameless = {
-            name: _of_columns(torch.rand(batch.chips, generator=generator) < _NAMELESS, part) for name, part in parts.items()
-        }
+        nameless = {name: _of_columns(chips.rand(generator) < _NAMELESS, part) for name, part in parts.items()}
         loss, terms = variance_loss(fusion, parts, weights, nameless, generator)
-        kept = {name: _of_columns(keep, parts[name]) for name, keep in draw_subsets(parts, batch.chips, generator).items()}
+        kept = {name: _of_columns(keep, parts[name]) for name, keep in draw_subsets(parts, chips, generator).items()}
         subset = {name: _limited(part, kept[name]) for name, part in parts.items()}
         fused = fusion.attention(subset, nameless)
         told = torch.cat((fused.shared, fused.features), dim=1)
@@ -185,18 +184,52 @@ def variance_loss(
     return loss, {"prediction_variance": torch.stack(values).mean()} if values else {}
 
 
+@dataclass(frozen=True)
+class ChipsOfAll:
+    """The chips of this process among those of all processes: what is drawn for a chip depends on its place among all of them.
+
+    Parameters
+    ----------
+    own : chips of this process
+    first : place of the first of them
+    total : chips of all processes
+    """
+
+    own: int
+    first: int
+    total: int
+
+    @classmethod
+    def of(cls, own: int, device: torch.device | str) -> ChipsOfAll:
+        """Ask the other processes (`device`: one that they exchange tensors of)."""
+        counts = counts_by_rank(own, device)
+        return cls(own, sum(counts[: rank()]), sum(counts))
+
+    def rand(self, generator: torch.Generator, *shape: int) -> Float[Tensor, "... own"]:
+        """Numbers within 0 and 1, drawn for all chips."""
+        return self._own(torch.rand(*shape, self.total, generator=generator))
+
+    def spread(self, generator: torch.Generator) -> Float[Tensor, " own"]:
+        """Numbers within 0 and 1 that lie evenly, in random order, over all chips."""
+        order = torch.randperm(self.total, generator=generator)
+        return self._own((order + torch.rand((), generator=generator)) / max(1, self.total))
+
+    def _own(self, values: Tensor) -> Tensor:
+        return values[..., self.first : self.first + self.own]
+
+
 def draw_subsets(
-    parts: Mapping[str, ColumnEmbedding], chips: int, generator: torch.Generator
+    parts: Mapping[str, ColumnEmbedding], chips: ChipsOfAll, generator: torch.Generator
 ) -> dict[str, Bool[Tensor, " chips"]]:
     """Of each chip a subset of the sensors that saw something of it, not empty: all sizes alike, then all subsets of the size.
 
-    The sizes are spread evenly over the chips of a batch.
+    The sizes are spread evenly over the chips of a step.
     """
     names = sorted(parts)
-    there = torch.stack([parts[name].present.view(chips, -1).any(dim=1).cpu() for name in names])
-    order = torch.where(there, torch.rand(there.shape, generator=generator), torch.inf).argsort(dim=0).argsort(dim=0)
-    even = (torch.randperm(chips, generator=generator) + torch.rand((), generator=generator)) / max(1, chips)
-    size = (even * there.sum(dim=0)).long() + 1
+    there = torch.stack([parts[name].present.view(chips.own, -1).any(dim=1).cpu() for name in names])
+    drawn = chips.rand(generator, len(names))
+    order = torch.where(there, drawn, torch.inf).argsort(dim=0).argsort(dim=0)
+    size = (chips.spread(generator) * there.sum(dim=0)).long() + 1
     return dict(zip(names, (order < size) & there, strict=True))
 
 

@@ -17,7 +17,7 @@ from fusion3d.io.bands import Band
 from fusion3d.pretraining.hiding import all_of
 from fusion3d.pretraining.module import CrossModalPretraining
 from fusion3d.pretraining.objective import meeting_pairs
-from fusion3d.pretraining.prediction import draw_subsets, predict_absent, variance_loss
+from fusion3d.pretraining.prediction import ChipsOfAll, draw_subsets, predict_absent, variance_loss
 from tests.data.scene import canopy, open_scene
 from tests.evaluation.checkpoints import NARROW, write_checkpoint
 
@@ -125,7 +125,7 @@ def test_all_sizes_are_drawn_alike_and_all_subsets_of_a_size():
     parts = {name: present(*[True] * 3) for name in "abc"}
     counts: Counter[str] = Counter()
     for step in range(1000):
-        drawn = draw_subsets(parts, 3, stream(step))
+        drawn = draw_subsets(parts, ChipsOfAll(3, 0, 3), stream(step))
         subsets = ["".join(name for name in "abc" if drawn[name][chip]) for chip in range(3)]
         assert sorted(len(subset) for subset in subsets) == [1, 2, 3]
         counts.update(subsets)
@@ -137,7 +137,7 @@ def test_all_sizes_are_drawn_alike_and_all_subsets_of_a_size():
 def test_a_subset_holds_only_sensors_that_saw_the_chip_and_is_never_empty():
     parts = {"a": present(True, False, False), "b": present(True, True, False)}
     for step in range(50):
-        drawn = draw_subsets(parts, 3, stream(step))
+        drawn = draw_subsets(parts, ChipsOfAll(3, 0, 3), stream(step))
         assert (drawn["a"] | drawn["b"]).tolist() == [True, True, False]
         assert drawn["a"].tolist()[1:] == [False, False]
 
