@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from fusion3d.evaluation.blocks import deal
 from fusion3d.evaluation.ridge import PENALTIES, Decomposition
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -95,9 +99,14 @@ def forest(features: Float64, labels: Float64, blocks: Int64, asked: Float64, cl
 
     options = {"n_estimators": _TREES, "min_samples_leaf": min(_LEAF, len(labels)), "random_state": seed, "n_jobs": _jobs()}
     if classes:
-        return RandomForestClassifier(max_features="sqrt", **options).fit(features, labels).predict(asked)
+        return _answer(RandomForestClassifier(max_features="sqrt", **options).fit(features, labels), asked)
     tried = max(math.isqrt(features.shape[1]), min(features.shape[1] // 3, _FEW_FEATURES), 1)
-    return RandomForestRegressor(max_features=tried, **options).fit(features, labels).predict(asked)
+    return _answer(RandomForestRegressor(max_features=tried, **options).fit(features, labels), asked)
+
+
+def _answer(trees: RandomForestRegressor | RandomForestClassifier, asked: Float64) -> Float64:
+    trees.set_params(n_jobs=1)  # several threads add the trees in any order, and round in as many ways
+    return trees.predict(asked)  # type: ignore[no-any-return]
 
 
 def _jobs() -> int:
