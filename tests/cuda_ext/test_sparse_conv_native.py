@@ -112,7 +112,7 @@ def test_every_instruction_set_equals_the_reference(monkeypatch, instructions, c
 def test_an_unknown_instruction_set_is_refused_in_words(monkeypatch):
     monkeypatch.setenv("FUSION3D_CPU", "mmx")
     with pytest.raises(ConfigError, match="portable, avx2 or avx512, not mmx"):
-        sparse_conv(torch.ones(0, 1), torch.ones(27, 1, 1), pairs_of("submanifold", 0))
+        sparse_conv(*case(pairs_of("submanifold", 400), 3, 5, torch.float32)[:2], pairs_of("submanifold", 400))
 
 
 @pytest.mark.parametrize("kind", MAPS)

@@ -111,8 +111,8 @@ def test_page_asks_for_nothing_from_a_network(report):
 
 def test_pictures_are_whole_and_show_something(report):
     pictures = read(report).pictures
-    # timeline, coverage, embedding, losses, maps, scatter, points
-    assert len(pictures) == 7
+    # timeline, coverage, embedding, losses, probes, maps, scatter, points
+    assert len(pictures) == 8
     for picture in pictures:
         assert picture.width >= 800
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
@@ -310,7 +310,7 @@ def test_chromium_shows_every_section_and_every_picture(report, tmp_path):
     shown = subprocess.run([*command, report.as_uri()], capture_output=True, text=True, timeout=120)
     page = Page(shown.stdout)
     assert tuple(page.text) == SECTIONS
-    assert len(page.pictures) == 7
+    assert len(page.pictures) == 8
     if (tmp_path / "shot.png").exists():
         colours = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).reshape(-1, 3)
         # the banner's amber: the style sheet is at work under the page's own policy
