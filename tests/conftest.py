@@ -16,3 +16,8 @@ def data_dir() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no test data in {DATA}: set FUSION3D_TEST_DATA to the folder of real sample files")
     return DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: with several processes, the others run beside it and not before it."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
