@@ -170,7 +170,8 @@ def plan_pieces(module: CrossModalPretraining, budget: int, loader: DataLoader[C
             "or make --data.size or --data.batch_size smaller"
         )
     at_once = len(costs) if module.alignment.every_sensor else min(len(costs), 2 * module.hparams["pairs"])
-    every = sorted((2 * (cost.fixed + batch_size * cost.chip) for cost in costs.values()), reverse=True)[:at_once]
+    runs = 4 if module.hparams["date_positives"] else 2  # whole, with a part hidden, and on each half of the dates
+    every = sorted((runs * (cost.fixed + batch_size * cost.chip) for cost in costs.values()), reverse=True)[:at_once]
     return Plan(budget, device.type, in_use, besides, costs, whole=sum(every) <= plan.room)
 
 
@@ -242,6 +243,7 @@ def _besides(module: CrossModalPretraining, chips: list[ChipBatch], batch_size: 
     weights = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     sites = batch_size * max((chip.columns for chip in chips), default=0)
     views = 2 * module.hparams["pairs"] if not module.alignment.every_sensor else len(module.sensors)
+    views *= 3 if module.hparams["date_positives"] else 1
     # Each column's shared and private part, the unit vector, and a gradient of each.
     embeddings = views * sites * 4 * 2 * (2 * encoder.shared_dim + encoder.width)
     batches = 0 if module.device.type == "cuda" else _BATCHES_HELD * batch_size * max(map(_bytes, chips), default=0)

@@ -25,6 +25,7 @@ from fusion3d.pretraining import baselines as baselines  # registers them
 from fusion3d.pretraining.alignment import Aligned, build_alignment, contrast_of_pairs
 from fusion3d.pretraining.budget import Plan, plan_pieces
 from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, total_over_ranks
+from fusion3d.pretraining.further_terms import FurtherTerms
 from fusion3d.pretraining.hiding import hide_by_chip
 from fusion3d.pretraining.memory import parse_size
 from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meetings
@@ -32,7 +33,7 @@ from fusion3d.pretraining.prediction import SubsetPrediction
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
 from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
-_PAIRS, _COLUMNS, _HIDING, _GLOBAL, _SUBSETS = range(5)
+_PAIRS, _COLUMNS, _HIDING, _GLOBAL, _SUBSETS, _FURTHER = range(6)
 _FINAL_RATE = 0.01
 
 
@@ -60,6 +61,7 @@ class CrossModalPretraining(LightningModule):
     retention_target : what is reconstructed: the signal itself, or a frozen random projection of it
     prediction : weight of predicting the sensors of a step from a random subset of them, which trains the fusion; 0: no fusion
     prediction_teaches : its gradient reaches the encoders too, not the fusion alone
+    date_positives : weight of the contrast of each series that ran with itself on other dates; 0: off
     learning_rate, weight_decay, warmup_steps : AdamW, with a linear warm-up and then a cosine down to 1 %
     seed : of the weights and of every step's choices
     scene : sensors, grids and held-out part of the data (`ChipDataModule.facts`); filled in from the data in training
@@ -83,6 +85,7 @@ class CrossModalPretraining(LightningModule):
         retention_target: RetentionTarget = "identity",
         prediction: float = 1.0,
         prediction_teaches: bool = False,
+        date_positives: float = 0.0,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
@@ -109,6 +112,7 @@ class CrossModalPretraining(LightningModule):
             raise ConfigError("--model.alignment none learns from reconstruction alone; keep --model.retention above 0")
         contrast = LocationContrast(temperature, exclusion, geolocation_sigma, max_columns)
         self.alignment = build_alignment(alignment, contrast, alignment_options)
+        self.further_terms = FurtherTerms(date_positives)
         self.encoders: nn.ModuleDict[str, Encoder] = nn.ModuleDict()  # type: ignore[type-arg]
         self.decoders = nn.ModuleDict()
         self.fusion: ColumnFusion | None = None
@@ -325,6 +329,9 @@ class CrossModalPretraining(LightningModule):
         if self.fusion is not None and self.prediction is not None and aligned.own_weight:
             value, told = self.prediction(self.fusion, views, aligned.own_weight, stream(*key, _SUBSETS))
             loss, parts = loss + self.hparams["prediction"] * value, {**parts, **told}
+        for name, weight, value in self.further_terms(self.contrast, views, aligned.own_weight, (*key, _FURTHER), first):
+            loss = loss + weight * value
+            parts[name] = value.detach()
         return loss, parts
 
     def retain(self, views: Views, sensor: str, key: tuple[int, ...], first: int = 0) -> Tensor | None:
