@@ -62,6 +62,7 @@ class CrossModalPretraining(LightningModule):
     prediction : weight of predicting the sensors of a step from a random subset of them, which trains the fusion; 0: no fusion
     prediction_teaches : its gradient reaches the encoders too, not the fusion alone
     date_positives : weight of the contrast of each series that ran with itself on other dates; 0: off
+    chip_contrast : weight of the contrast of whole chips, of each drawn pair; 0: off
     learning_rate, weight_decay, warmup_steps : AdamW, with a linear warm-up and then a cosine down to 1 %
     seed : of the weights and of every step's choices
     scene : sensors, grids and held-out part of the data (`ChipDataModule.facts`); filled in from the data in training
@@ -86,6 +87,7 @@ class CrossModalPretraining(LightningModule):
         prediction: float = 1.0,
         prediction_teaches: bool = False,
         date_positives: float = 0.0,
+        chip_contrast: float = 0.0,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
@@ -112,7 +114,7 @@ class CrossModalPretraining(LightningModule):
             raise ConfigError("--model.alignment none learns from reconstruction alone; keep --model.retention above 0")
         contrast = LocationContrast(temperature, exclusion, geolocation_sigma, max_columns)
         self.alignment = build_alignment(alignment, contrast, alignment_options)
-        self.further_terms = FurtherTerms(date_positives)
+        self.further_terms = FurtherTerms(date_positives, chip_contrast)
         self.encoders: nn.ModuleDict[str, Encoder] = nn.ModuleDict()  # type: ignore[type-arg]
         self.decoders = nn.ModuleDict()
         self.fusion: ColumnFusion | None = None
@@ -329,7 +331,8 @@ class CrossModalPretraining(LightningModule):
         if self.fusion is not None and self.prediction is not None and aligned.own_weight:
             value, told = self.prediction(self.fusion, views, aligned.own_weight, stream(*key, _SUBSETS))
             loss, parts = loss + self.hparams["prediction"] * value, {**parts, **told}
-        for name, weight, value in self.further_terms(self.contrast, views, aligned.own_weight, (*key, _FURTHER), first):
+        told = self.further_terms(self.contrast, views, drawn, aligned.own_weight, (*key, _FURTHER), first)
+        for name, weight, value in told:
             loss = loss + weight * value
             parts[name] = value.detach()
         return loss, parts

@@ -30,6 +30,9 @@ CASES = {
     "the first process without meetings": (([NO_POINTS], [(8, 8)]), 4, ("als", "ortho"), 1, {}),
     "a process without footprints": (([(8, 8)], [NO_POINTS]), 4, ("gedi", "s2"), 1, {}),
     "footprints against points": (([NO_POINTS, (8, 8)], [(16, 8)]), 4, ("als", "gedi"), 1, {"chips_at_once": 1}),
+    "other dates": (([(6, 8)], [(16, 4), (24, 28)]), 4, ("als", "s2"), 1, {"date_positives": 1.0}),
+    "no series": (([(8, 8)], [(16, 8)]), 4, ("als", "ortho"), 1, {"date_positives": 1.0}),
+    "whole chips": (([(6, 8)], [(16, 4), (24, 28)]), 4, SENSORS, 6, {"chip_contrast": 1.0}),
     "nobody meets": (([NO_POINTS], [NO_POINTS]), 4, ("als", "s2"), 1, {}),
 }
 
