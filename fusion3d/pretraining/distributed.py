@@ -115,3 +115,10 @@ def mean_over_ranks(total: Float[Tensor, ""], count: Tensor | int) -> Float[Tens
         return total / counted.to(total.dtype)
     own = world() * (total - total.detach())
     return (summed.to(total.dtype) + own) / counted.to(total.dtype)
+
+
+def sum_over_ranks(values: Float[Tensor, " values"]) -> Float[Tensor, " values"]:
+    """Sum over the processes, with a gradient as `gather_rows`."""
+    if world() == 1:
+        return values
+    return total_over_ranks(values) + world() * (values - values.detach())

@@ -12,6 +12,7 @@ from fusion3d.errors import ConfigError
 from fusion3d.pretraining.chip_contrast import contrast_of_chips
 from fusion3d.pretraining.date_positives import contrast_of_dates
 from fusion3d.pretraining.objective import LocationContrast
+from fusion3d.pretraining.private import PrivateParts
 from fusion3d.pretraining.views import Views
 
 _DATES, _CHIPS = 1, 2
@@ -24,13 +25,15 @@ class FurtherTerms:
     ----------
     date_positives : weight of the contrast of a series with itself on other dates
     chip_contrast : weight of the contrast of chips as a whole, of each drawn pair of sensors
+    private_weight : of the correlation of private parts with shared ones, where there are private parts
     """
 
-    def __init__(self, date_positives: float = 0.0, chip_contrast: float = 0.0) -> None:
-        for name, value in (("date_positives", date_positives), ("chip_contrast", chip_contrast)):
+    def __init__(self, date_positives: float = 0.0, chip_contrast: float = 0.0, private_weight: float = 0.2) -> None:
+        weights = {"date_positives": date_positives, "chip_contrast": chip_contrast, "private_weight": private_weight}
+        for name, value in weights.items():
             if value < 0 or not math.isfinite(value):
                 raise ConfigError(f"--model.{name} {value} must be 0 or more")
-        self.date_positives, self.chip_contrast = date_positives, chip_contrast
+        self.date_positives, self.chip_contrast, self.private_weight = date_positives, chip_contrast, private_weight
 
     def __call__(
         self,
@@ -40,6 +43,7 @@ class FurtherTerms:
         own_weight: Mapping[str, float],
         key: tuple[int, ...],
         first: int,
+        private: PrivateParts | None = None,
     ) -> Iterator[tuple[str, float, Tensor]]:
         """Name, weight and value of each term.
 
@@ -49,6 +53,7 @@ class FurtherTerms:
         own_weight : by sensor that ran
         key : of the random choices; the same on every process that trains with others
         first : number of the batch's first chip among the chips of all processes
+        private : private parts of the embeddings; None: they are not split
         """
         for number, name in enumerate(sorted(own_weight)):
             if self.date_positives and name not in ("als", "gedi"):
@@ -60,3 +65,8 @@ class FurtherTerms:
             value = contrast_of_chips(contrast, views.batch, item.pair, embedded, stream(*key, _CHIPS, number))
             if value is not None:
                 yield f"chips_{item.pair[0]}-{item.pair[1]}", self.chip_contrast * item.weight, value
+        for name in sorted(own_weight) if private is not None and self.private_weight else ():
+            assert private is not None
+            value = private.dependence(name, views.embedding(name))
+            if value is not None:
+                yield f"private_{name}", self.private_weight * own_weight[name], value

@@ -30,6 +30,7 @@ from fusion3d.pretraining.hiding import hide_by_chip
 from fusion3d.pretraining.memory import parse_size
 from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meetings
 from fusion3d.pretraining.prediction import SubsetPrediction
+from fusion3d.pretraining.private import PrivateParts, check_private, decoded_width
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
 from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
@@ -63,6 +64,8 @@ class CrossModalPretraining(LightningModule):
     prediction_teaches : its gradient reaches the encoders too, not the fusion alone
     date_positives : weight of the contrast of each series that ran with itself on other dates; 0: off
     chip_contrast : weight of the contrast of whole chips, of each drawn pair; 0: off
+    private : length of a private part of each embedding, from which, with the shared one, retention reconstructs; 0: not split
+    private_weight : of the correlation of private with shared parts
     learning_rate, weight_decay, warmup_steps : AdamW, with a linear warm-up and then a cosine down to 1 %
     seed : of the weights and of every step's choices
     scene : sensors, grids and held-out part of the data (`ChipDataModule.facts`); filled in from the data in training
@@ -88,6 +91,8 @@ class CrossModalPretraining(LightningModule):
         prediction_teaches: bool = False,
         date_positives: float = 0.0,
         chip_contrast: float = 0.0,
+        private: int = 0,
+        private_weight: float = 0.2,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
@@ -101,6 +106,7 @@ class CrossModalPretraining(LightningModule):
             raise ConfigError(f"--model.retention {retention} must be 0 or more")
         if prediction < 0 or not math.isfinite(prediction):
             raise ConfigError(f"--model.prediction {prediction} must be 0 or more")
+        check_private(private, retention)
         if not (math.isfinite(learning_rate) and learning_rate > 0):
             raise ConfigError(f"--model.learning_rate {learning_rate} must be positive")
         self.save_hyperparameters(logger=False)
@@ -114,9 +120,10 @@ class CrossModalPretraining(LightningModule):
             raise ConfigError("--model.alignment none learns from reconstruction alone; keep --model.retention above 0")
         contrast = LocationContrast(temperature, exclusion, geolocation_sigma, max_columns)
         self.alignment = build_alignment(alignment, contrast, alignment_options)
-        self.further_terms = FurtherTerms(date_positives, chip_contrast)
+        self.further_terms = FurtherTerms(date_positives, chip_contrast, private_weight)
         self.encoders: nn.ModuleDict[str, Encoder] = nn.ModuleDict()  # type: ignore[type-arg]
         self.decoders = nn.ModuleDict()
+        self.private: PrivateParts | None = None
         self.fusion: ColumnFusion | None = None
         self.prediction: SubsetPrediction | None = None
         self._since_log: dict[str, list[Tensor]] = {}
@@ -163,11 +170,15 @@ class CrossModalPretraining(LightningModule):
                 encoder = build(kind_of(sensor), self.hparams["preset"], **options.get(sensor, {}))
                 self.encoders[sensor] = encoder
                 if self.hparams["retention"]:
-                    self.decoders[sensor] = make_decoder(sensor, encoder.width)
+                    self.decoders[sensor] = make_decoder(sensor, decoded_width(encoder, self.hparams["private"]))
             lengths = {name: encoder.shared_dim for name, encoder in self.encoders.items()}
             if len(set(lengths.values())) > 1:
                 raise ConfigError(f"encoders must agree on shared_dim to be compared, not {lengths}")
             self.alignment.begin(self.encoders)
+        if self.hparams["private"]:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(stream(self.hparams["seed"], _FURTHER).initial_seed())
+                self.private = PrivateParts(self.encoders, self.hparams["private"])
         if self.hparams["prediction"] and len(self.encoders) > 1:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(stream(self.hparams["seed"], _SUBSETS).initial_seed())
@@ -331,7 +342,8 @@ class CrossModalPretraining(LightningModule):
         if self.fusion is not None and self.prediction is not None and aligned.own_weight:
             value, told = self.prediction(self.fusion, views, aligned.own_weight, stream(*key, _SUBSETS))
             loss, parts = loss + self.hparams["prediction"] * value, {**parts, **told}
-        told = self.further_terms(self.contrast, views, drawn, aligned.own_weight, (*key, _FURTHER), first)
+        key = (*key, _FURTHER)
+        told = self.further_terms(self.contrast, views, drawn, aligned.own_weight, key, first, self.private)
         for name, weight, value in told:
             loss = loss + weight * value
             parts[name] = value.detach()
@@ -359,7 +371,8 @@ class CrossModalPretraining(LightningModule):
         shown, hidden = question
         found = self.encode(shown, sensor)
         target, raster = self.hparams["retention_target"], piece.rasters.get(sensor)
-        return retention_error(self.decoders[sensor], found.features, found.present, hidden, raster, target, sensor)
+        told = found.features if self.private is None else self.private.both(sensor, found)
+        return retention_error(self.decoders[sensor], told, found.present, hidden, raster, target, sensor)
 
     def validation_step(self, batch: ChipBatch, batch_idx: int) -> None:
         """Contrast of every pair that meets in a batch of columns never trained on."""

@@ -100,7 +100,12 @@ def test_exported_encoder_has_the_weights_of_the_checkpoint(finished):
 
 
 @pytest.mark.parametrize(
-    "options", [("--data.num_workers", "2"), ("--model.pairs", "2", "--trainer.accumulate_grad_batches", "2")]
+    "options",
+    [
+        ("--data.num_workers", "2"),
+        ("--model.pairs", "2", "--trainer.accumulate_grad_batches", "2"),
+        ("--model.date_positives", "0.5", "--model.chip_contrast", "0.5", "--model.private", "16"),
+    ],
 )
 def test_resumed_run_equals_an_unbroken_one(scene, tmp_path, options, monkeypatch):
     class Killed(Exception):

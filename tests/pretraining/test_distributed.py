@@ -33,6 +33,8 @@ CASES = {
     "other dates": (([(6, 8)], [(16, 4), (24, 28)]), 4, ("als", "s2"), 1, {"date_positives": 1.0}),
     "no series": (([(8, 8)], [(16, 8)]), 4, ("als", "ortho"), 1, {"date_positives": 1.0}),
     "whole chips": (([(6, 8)], [(16, 4), (24, 28)]), 4, SENSORS, 6, {"chip_contrast": 1.0}),
+    "private parts": (([(6, 8)], [(16, 4), (24, 28)]), 4, ("als", "ortho", "s2"), 3, {"private": 16}),
+    "a process without private parts": (([(8, 8)], [NO_POINTS]), 6, ("als", "gedi"), 1, {"private": 16}),
     "nobody meets": (([NO_POINTS], [NO_POINTS]), 4, ("als", "s2"), 1, {}),
 }
 
