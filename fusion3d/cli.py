@@ -312,6 +312,25 @@ def evaluate(
         list[str] | None,
         typer.Option(help="SENSOR=RUN, a checkpoint trained on that sensor alone: how much of it the others cost or gave."),
     ] = None,
+    robust: Annotated[
+        bool,
+        typer.Option(
+            "--robustness",
+            help="Also the fused embedding of every subset of sensors, and with gaps, noise and shifts; see "
+            "docs/evaluation.md. Takes many times as long.",
+        ),
+    ] = False,
+    subsets: Annotated[
+        int, typer.Option(help="Robustness: at most this many subsets of sensors, drawn if there are more.")
+    ] = 127,
+    robustness_draws: Annotated[
+        int, typer.Option(help="Robustness: draws of gaps and of noise, and directions of shifts (at most 4).")
+    ] = 3,
+    robustness_columns: Annotated[int, typer.Option(help="Robustness: at most this many columns in a gallery.")] = 1000,
+    fusion: Annotated[
+        list[str] | None,
+        typer.Option(help="Robustness: mean, precision or attention; may be given several times [default: all there are]."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -319,17 +338,25 @@ def evaluate(
 
     Retrieval: R@1, R@5, R@10 for every ordered pair of sensors, with chance. Probes: linear models and nearest neighbours from 1,
     10 and 100 % of the labels of the training part, tested on the held-out part, beside raw features, random weights and the same
-    encoders trained from scratch.
+    encoders trained from scratch. With --robustness, both for the fused embedding when sensors are missing, have gaps, are noisy
+    or misplaced.
     """
     from fusion3d.evaluation.outcome import Evaluation
     from fusion3d.evaluation.retrieval import retrieval
 
-    if not (retrieve or labels):
+    if not (retrieve or labels or robust):
         raise ConfigError("--no-retrieval without --labels leaves nothing to measure")
+    if robust and untrained:
+        raise ConfigError("--untrained is for retrieval alone; leave it out, or --robustness")
     for path in target or []:
         if not path.absolute().parent.is_dir():
             raise ConfigError(f"--out {path}: there is no folder {path.parent}")
-    chosen, probes = _names(sensors), None
+    chosen, probes, robustness = _names(sensors), None, None
+    if robust:
+        from fusion3d.evaluation.robustness import RobustnessOptions
+
+        ways = tuple(fusion) if fusion else None
+        trial = RobustnessOptions(subsets, robustness_draws, robustness_columns, ways, retrieve, seed)
     pairs = (
         retrieval(checkpoint, store, sensors=chosen, max_columns=columns, seed=seed, untrained=untrained, device=device)
         if retrieve
@@ -347,11 +374,17 @@ def evaluate(
             baselines, supervised_steps, seed,
         )  # fmt: skip
         known = {"targets": _names(variable) or (), "kind": label_kind, "radius": radius, "layer": layer, "crs": crs}
+        sources = [open_labels(text, opened, **known) for text in labels]
         probes = run(
-            checkpoint, opened, [open_labels(text, opened, **known) for text in labels], options, sensors=chosen,
+            checkpoint, opened, sources, options, sensors=chosen,
             alone=dict(_name_and_path(text, "--alone") for text in alone or []), device=device, progress=not quiet,
         )  # fmt: skip
-    found = Evaluation(pairs, probes)
+    if robust:
+        from fusion3d.evaluation.robustness import robustness as try_out
+
+        labelled = {"sources": sources, "label_options": options} if labels else {}
+        robustness = try_out(checkpoint, store, options=trial, sensors=chosen, device=device, progress=not quiet, **labelled)
+    found = Evaluation(pairs, probes, robustness)
     out.print(found.table(), markup=False)
     for path in target or []:
         found.write(path)

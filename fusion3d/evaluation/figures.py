@@ -8,7 +8,9 @@ one block are no independent tests. Every score of one set of places uses the sa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +40,16 @@ class Estimate:
         spread = "" if self.spread is None else f" ± {self.spread:.{digits}f}"
         ends = "" if math.isnan(self.low) else f" ({self.low:.{digits}f} to {self.high:.{digits}f})"
         return f"{self.value:.{digits}f}{spread}{ends}"
+
+    def to_json(self) -> dict[str, float | None]:
+        """Plain numbers, null where not defined."""
+        return {key: value if value is not None and math.isfinite(value) else None for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; KeyError, TypeError or ValueError when something is missing or of another type."""
+        numbers = {key: math.nan if plain[key] is None else float(plain[key]) for key in ("value", "low", "high")}
+        return cls(spread=None if plain["spread"] is None else float(plain["spread"]), **numbers)
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,21 @@ def macro_f1(measured: Float64, predicted: Float64, blocks: Blocks) -> Scored:
             each = np.where(real > 0, 2 * right / (real + guessed), np.nan)
         known = np.isfinite(each)
         return np.where(known, each, 0.0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
+
+    return _scored(score, *blocks.sums(terms))
+
+
+def share(terms: Float64, blocks: Blocks) -> Scored:
+    """Share of what is counted that is right.
+
+    Parameters
+    ----------
+    terms : [N, 1 + D] 1 where a place is counted, then by draw 1 where it is counted and right
+    """
+
+    def score(sums: Float64) -> Float64:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return sums[..., 1:] / sums[..., :1]
 
     return _scored(score, *blocks.sums(terms))
 

@@ -8,24 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from fusion3d.evaluation.probe_table import ProbeReport, markdown_table
+from fusion3d.evaluation.robustness_table import RobustnessReport
 from fusion3d.evaluation.table import RECALLS, RetrievalReport
 from fusion3d.io.whole_file import write_whole
 
-PROBES = "probes"
-"""Key of the probes in the JSON, beside those of retrieval."""
+PROBES, ROBUSTNESS = "probes", "robustness"
+"""Keys of the probes and of robustness in the JSON, beside those of retrieval."""
 _MARKDOWN = (".md", ".markdown")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Retrieval and probes of a checkpoint; None for what was not asked for."""
+    """Retrieval, probes and robustness of a checkpoint; None for what was not asked for."""
 
     retrieval: RetrievalReport | None
     probes: ProbeReport | None
+    robustness: RobustnessReport | None = None
 
     def table(self) -> str:
         """All figures as text."""
-        return "\n\n".join(part.table() for part in (self.retrieval, self.probes) if part is not None)
+        return "\n\n".join(part.table() for part in (self.retrieval, self.probes, self.robustness) if part is not None)
 
     def markdown(self) -> str:
         """All figures as Markdown tables."""
@@ -43,12 +45,15 @@ class Evaluation:
             parts += [f"Left out: {text}" for text in self.retrieval.left_out]
         if self.probes is not None:
             parts.append(self.probes.markdown().rstrip())
+        if self.robustness is not None:
+            parts.append(self.robustness.markdown().rstrip())
         return "\n\n".join(parts) + "\n"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types: the figures of retrieval, and those of probes under "probes"."""
+        """Plain types: the figures of retrieval, those of probes under "probes" and of robustness under "robustness"."""
         found = {} if self.retrieval is None else self.retrieval.to_json()
-        return found if self.probes is None else {**found, PROBES: self.probes.to_json()}
+        parts = {PROBES: self.probes, ROBUSTNESS: self.robustness}
+        return {**found, **{name: part.to_json() for name, part in parts.items() if part is not None}}
 
     def write(self, path: str | Path) -> Path:
         """Write a file, whole or not at all: Markdown when its name ends in .md, else JSON."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -227,17 +226,8 @@ def _short(estimate: Estimate | None) -> str:
 
 
 def _plain(found: Mapping[float, Estimate]) -> dict[str, Any]:
-    return {
-        f"{100 * share:g}": {
-            key: value if value is not None and math.isfinite(value) else None for key, value in asdict(estimate).items()
-        }
-        for share, estimate in found.items()
-    }
+    return {f"{100 * share:g}": estimate.to_json() for share, estimate in found.items()}
 
 
 def _estimates(plain: Mapping[str, Any]) -> dict[float, Estimate]:
-    found = {}
-    for share, item in plain.items():
-        numbers = {key: math.nan if item[key] is None else float(item[key]) for key in ("value", "low", "high")}
-        found[float(share) / 100] = Estimate(spread=None if item["spread"] is None else float(item["spread"]), **numbers)
-    return found
+    return {float(share) / 100: Estimate.from_json(item) for share, item in plain.items()}

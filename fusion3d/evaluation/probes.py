@@ -41,16 +41,23 @@ Probe = Callable[[Float64, Float64, Int64, Float64, bool, int], Float64]
 
 def linear(features: Float64, labels: Float64, blocks: Int64, asked: Float64, classes: bool, seed: int) -> Float64:
     """Ridge regression, or ridge classification."""
+    return fit_linear(features, labels, blocks, classes, seed)(asked)
+
+
+def fit_linear(features: Float64, labels: Float64, blocks: Int64, classes: bool, seed: int) -> Callable[[Float64], Float64]:
+    """The model of `linear`, to be asked more than once: features [M, F] -> predictions [M]."""
     codes = np.unique(labels)
     targets = (labels[:, None] == codes).astype(np.float64) if classes else labels[:, None]
     if len(codes) < 2:
-        return np.full(len(asked), codes[0])
-    found = _ridge(features, targets, blocks, asked, seed)
-    return codes[found.argmax(axis=1)] if classes else found[:, 0]
+        return lambda asked: np.full(len(asked), codes[0])
+    whole, penalty = _ridge(features, targets, blocks, seed)
+    if classes:
+        return lambda asked: codes[whole.predict(asked, penalty).argmax(axis=1)]
+    return lambda asked: whole.predict(asked, penalty)[:, 0]
 
 
-def _ridge(features: Float64, targets: Float64, blocks: Int64, asked: Float64, seed: int) -> Float64:
-    """[M, K] by the penalty that has the least error, over all targets, on held-out blocks."""
+def _ridge(features: Float64, targets: Float64, blocks: Int64, seed: int) -> tuple[Decomposition, float]:
+    """The model, and the penalty that has the least error, over all targets, on held-out blocks."""
     count, groups = len(features), len(np.unique(blocks))
     whole = Decomposition(features, targets)
     if groups < _FEWEST_GROUPS:
@@ -66,7 +73,7 @@ def _ridge(features: Float64, targets: Float64, blocks: Int64, asked: Float64, s
     finite = np.flatnonzero(np.isfinite(errors))
     # of equal ones the largest penalty
     best = int(finite[errors[finite] <= errors[finite].min() * (1 + 1e-9)][-1]) if len(finite) else len(PENALTIES) - 1
-    return whole.predict(asked, PENALTIES[best] * count)
+    return whole, float(PENALTIES[best] * count)
 
 
 def knn(features: Float64, labels: Float64, blocks: Int64, asked: Float64, classes: bool, seed: int) -> Float64:

@@ -9,7 +9,6 @@ of labels. A sensor is judged where it saw the ground, so sensors of other cover
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +39,7 @@ from fusion3d.evaluation.probe_table import (
 )
 from fusion3d.evaluation.probe_tasks import FEWEST_PLACES, LEAST_SEEN, ProbeOptions, ProbeTask, ProbeTasks, choose_tasks
 from fusion3d.evaluation.probes import PROBES, Probe, forest, guess, linear
+from fusion3d.evaluation.progress import progress_bar
 from fusion3d.evaluation.raw_features import raw_features
 from fusion3d.evaluation.shares import draw_labels
 from fusion3d.evaluation.supervised import Labels, predict_supervised, train_supervised
@@ -89,7 +89,7 @@ def probe(
     tasks = choose_tasks(sources, places, store, options)
     notes = list(tasks.notes)
     run = _Run(checkpoint, device, module, others, store, names, tasks, options)
-    with _bar(run.work(), progress) as advance:
+    with progress_bar("probe", run.work(), progress) as advance:
         run.read(advance)
         rows, differences = run.rows(advance, notes)
     return ProbeReport(
@@ -292,14 +292,3 @@ def _filled(training: Float64, test: Float64) -> tuple[Float64, Float64]:
         return training, test
     middle = np.array([np.median(part[there]) if there.any() else 0.0 for part, there in zip(training.T, known.T)])
     return np.where(known, training, middle), np.where(np.isfinite(test), test, middle)
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("probe"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("probe", total=total)
-        yield lambda: bar.advance(task)

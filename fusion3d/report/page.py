@@ -20,6 +20,7 @@ from fusion3d.report.material import Material
 from fusion3d.report.predictions import predictions_section
 from fusion3d.report.probes import probes_section, read_probes
 from fusion3d.report.retrieval import read_retrieval, retrieval_tables
+from fusion3d.report.robustness import read_robustness, robustness_section
 from fusion3d.report.scene3d import scene_section
 from fusion3d.report.summary import summary_section
 from fusion3d.store.reader import Store
@@ -28,6 +29,7 @@ PRETRAIN = "fusion3d pretrain --data.store STORE --out RUN"
 EMBED = "fusion3d embed RUN STORE --out RUN/embedding.tif"
 EVALUATE = "fusion3d evaluate RUN STORE --out RUN/retrieval.json"
 PROBE = "fusion3d evaluate RUN STORE --labels LABELS --out RUN/retrieval.json"
+ROBUST = "fusion3d evaluate RUN STORE --robustness --out RUN/retrieval.json"
 FIT = "fusion3d fit RUN/embedding.tif --labels PLOTS --target agb --out RUN/biomass"
 MAP = "fusion3d map RUN/biomass RUN/embedding.tif --out RUN/agb.tif"
 
@@ -92,6 +94,7 @@ def sections(material: Material) -> list[Section]:
         ("embedding", "Embedding", lambda: _embedding(material)),
         ("retrieval", "Retrieval across sensors", lambda: _retrieval(material)),
         ("probes", "Frozen probes", lambda: _probes(material)),
+        ("robustness", "Missing and disturbed sensors", lambda: _robustness(material)),
         ("losses", "Losses", lambda: losses_section(material.run, PRETRAIN)),
         ("biomass", "Biomass map", lambda: _map(material)),
         ("predictions", "Predicted against measured", lambda: _predictions(material)),
@@ -134,6 +137,11 @@ def _retrieval(material: Material) -> str:
 def _probes(material: Material) -> str:
     report = None if material.retrieval is None else read_probes(material.retrieval)
     return missing("Nothing was probed for", PROBE) if report is None else probes_section(report)
+
+
+def _robustness(material: Material) -> str:
+    report = None if material.retrieval is None else read_robustness(material.retrieval)
+    return missing("Robustness was not measured", ROBUST) if report is None else robustness_section(report)
 
 
 def _map(material: Material) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 from statistics import fmean
 
 from fusion3d.errors import InputError
-from fusion3d.evaluation.outcome import PROBES
+from fusion3d.evaluation.outcome import PROBES, ROBUSTNESS
 from fusion3d.evaluation.table import RECALLS, PairRetrieval, RetrievalReport
 from fusion3d.report.markup import Cell, folded, sentence, table
 
 
 def read_retrieval(path: Path) -> RetrievalReport | None:
-    """Figures of retrieval that `fusion3d evaluate --out` wrote; None when it made only probes.
+    """Figures of retrieval that `fusion3d evaluate --out` wrote; None when it made other figures only.
 
     Raises
     ------
@@ -24,7 +24,7 @@ def read_retrieval(path: Path) -> RetrievalReport | None:
     remedy = "make it again with `fusion3d evaluate RUN STORE --out retrieval.json`"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if "pairs" not in raw and PROBES in raw:
+        if "pairs" not in raw and (PROBES in raw or ROBUSTNESS in raw):
             return None
         pairs = tuple(
             PairRetrieval(
