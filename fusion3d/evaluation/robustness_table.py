@@ -112,6 +112,13 @@ class RobustnessReport:
             if (row.task, row.kind, row.part) == (task.name, task.kind, part) and fusion in (None, row.fusion)
         ]
 
+    def chance(self, task: RobustnessTask, part: str) -> float:
+        """Score of a random order; of the mean of the retrievals, over those that a part has scores of."""
+        if (task.name, task.kind) != (MEAN, RETRIEVAL):
+            return task.chance
+        known = [each.chance for each in self.tasks if each.kind == RETRIEVAL and each.name != MEAN and self.of(each, part)]
+        return sum(known) / len(known) if known else task.chance
+
     @property
     def shown(self) -> list[RobustnessTask]:
         """Tasks without those that another stands for."""

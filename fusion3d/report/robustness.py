@@ -67,6 +67,7 @@ def robustness_section(report: RobustnessReport) -> str:
         f"places: where nothing is left of the sensors, a probe guesses, and retrieval has not found the column."
     )
     way = report.carried
+    edge = f" Scores below {_FLOOR:g} are drawn at the edge."
     for task in report.shown:
         found = (
             f"a column is found among {task.tested} (on average) of a left-out sensor; chance is {100 * task.chance:.1f} %."
@@ -78,12 +79,14 @@ def robustness_section(report: RobustnessReport) -> str:
             f"expected score when each sensor fails by itself. Right: columns of each sensor missing at random, with the "
             f"standard deviation of {report.draws} draws."
         )
+        caption += edge if task.kind == "values" else ""
         body += figure(draw_missing(report, task), caption, f"Missing sensors: {task.title}")
         caption = (
             f"{task.title}, fused by {way}. Left: noise on one sensor, in levels of the table below. Right: one sensor shifted "
             f"against the others; places within {report.margin} columns of a window's edge are not judged. Filled: all sensors "
             f"fused; open and dotted: the disturbed sensor alone."
         )
+        caption += edge if task.kind == "values" else ""
         body += figure(draw_disturbed(report, task, way), caption, f"Disturbed sensors: {task.title}")
         body += _tables(report, task)
     return body + "".join(sentence(f"Note: {note}", "note") for note in report.notes)
@@ -121,19 +124,19 @@ def draw_missing(report: RobustnessReport, task: RobustnessTask) -> Picture:
             left.scatter([len(row.sensors) + beside for row in subsets], values, s=9, color=colour, alpha=0.35, linewidths=0)
             for score, line, fill, name in ((FUSED, "-", colour, way), (REFITTED, ":", "white", f"{way}, probe refitted")):
                 for axes, part in ((left, SIZE), (middle, FAILURE), (right, MISSING)):
-                    rows = [row for row in report.of(task, part, way) if score in row.scores]
+                    rows = sorted((row for row in report.of(task, part, way) if score in row.scores), key=_amount)
                     if not rows:
                         continue
                     shift = beside if axes is left else 0.02 * (number - (len(report.fusions) - 1) / 2)
                     x = [(row.amount or 0.0) + shift for row in rows]
                     found = [row.scores[score] for row in rows]
                     handles[name] = _line(axes, x, found, colour, line, "o", fill)
-        _finish(left, task, "sensors left", "missing altogether")
+        _finish(left, report.chance(task, SIZE), "sensors left", "missing altogether")
         left.set_ylabel(f"{task.score} on held-out ground")
         left.set_xticks(range(1, 1 + max((len(row.sensors) for row in report.of(task, SUBSET)), default=1)))
-        _finish(middle, task, "chance that a sensor fails", "expected under failure")
+        _finish(middle, report.chance(task, FAILURE), "chance that a sensor fails", "expected under failure")
         middle.set_xticks(FAILURES, [f"{100 * chance:g} %" for chance in FAILURES])
-        _finish(right, task, "share of columns missing", "gaps in every sensor")
+        _finish(right, report.chance(task, MISSING), "share of columns missing", "gaps in every sensor")
         shares = sorted({row.amount or 0.0 for row in report.of(task, MISSING)})
         right.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
         _limits(left, report, task, (SUBSET, SIZE, FAILURE, MISSING))
@@ -160,10 +163,10 @@ def draw_disturbed(report: RobustnessReport, task: RobustnessTask, way: str) -> 
                     container = _line(axes, x, [row.scores[score] for _, row in known], colour, line, marker, fill)
                     if score == FUSED:
                         handles[sensor] = container
-        _finish(left, task, "noise", "noise on one sensor")
+        _finish(left, report.chance(task, NOISE), "noise", "noise on one sensor")
         left.set_xticks(range(4), ["none", "low", "middle", "high"])
         left.set_ylabel(f"{task.score} on held-out ground")
-        _finish(right, task, "shift, columns", "one sensor shifted")
+        _finish(right, report.chance(task, SHIFT), "shift, columns", "one sensor shifted")
         _limits(left, report, task, (NOISE, SHIFT))
         drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8)
         return render(drawn)
@@ -194,9 +197,9 @@ def _line(axes: Axes, x: Sequence[float], found: Sequence[Estimate], colour: str
     )
 
 
-def _finish(axes: Axes, task: RobustnessTask, label: str, title: str) -> None:
-    if task.chance > 0:
-        axes.axhline(task.chance, color=INK, linewidth=0.8, linestyle="--")
+def _finish(axes: Axes, chance: float, label: str, title: str) -> None:
+    if chance > 0:
+        axes.axhline(chance, color=INK, linewidth=0.8, linestyle="--")
     axes.set_xlabel(label)
     axes.set_title(title)
     axes.grid(True, axis="y")

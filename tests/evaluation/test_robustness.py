@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -107,6 +108,13 @@ def test_the_mean_of_the_retrievals_is_over_the_left_out_sensors(report):
         single = [values(report.of(task_of(report, name), part, "mean")) for name in SENSORS]
         for amount, value in values(report.of(task_of(report, MEAN), part, "mean")).items():
             assert value == pytest.approx(np.mean([found[amount] for found in single]))
+
+
+def test_chance_of_the_mean_is_over_the_retrievals_that_were_judged(report):
+    mean, single = task_of(report, MEAN), [task_of(report, name) for name in SENSORS]
+    assert report.chance(mean, SIZE) == pytest.approx(np.mean([task.chance for task in single]))
+    fewer = replace(report, rows=tuple(row for row in report.rows if (row.task, row.part) != ("s2", SHIFT)))
+    assert fewer.chance(mean, SHIFT) == pytest.approx(np.mean([task.chance for task in single if task.name != "s2"]))
 
 
 def test_nothing_disturbed_scores_as_all_sensors(report):
