@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,8 +19,12 @@ from fusion3d.io.whole_file import whole_file
 _KEY = "fusion3d.encoder"
 
 
-def save_encoder(encoder: Encoder, path: str | Path) -> Path:
+def save_encoder(encoder: Encoder, path: str | Path, weights: Mapping[str, torch.Tensor] | None = None) -> Path:
     """Write an encoder; nothing half-written stays under `path`.
+
+    Parameters
+    ----------
+    weights : its state, where the encoder itself holds only a part of it; None takes that of the encoder
 
     Raises
     ------
@@ -28,9 +33,10 @@ def save_encoder(encoder: Encoder, path: str | Path) -> Path:
     """
     path = Path(path)
     description = {"kind": encoder.kind, "hyperparameters": encoder.hyperparameters, "version": __version__}
-    weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    state = encoder.state_dict() if weights is None else weights
+    whole = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with whole_file(path, SafetensorError) as draft:
-        save_file(weights, draft, metadata={_KEY: json.dumps(description)})
+        save_file(whole, draft, metadata={_KEY: json.dumps(description)})
         os.chmod(draft, 0o644)
     return path
 

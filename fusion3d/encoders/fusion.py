@@ -116,7 +116,7 @@ class ColumnFusion(nn.Module):
             raise ConfigError(f"fused features of length {width} cannot be shared out between {heads} heads; take a multiple")
         self.widths, self.shared_dim, self.width, self.heads = dict(widths), shared_dim, width, heads
         kinds = sorted({kind_of(name) for name in widths})
-        self.kind_log_variance = nn.ParameterDict({kind: nn.Parameter(torch.zeros(())) for kind in kinds})
+        self.kind_log_variance = nn.ParameterDict({kind: nn.Parameter(torch.zeros(1)) for kind in kinds})
         self.log_variance = nn.ModuleDict({name: nn.Linear(size, 1) for name, size in widths.items()})
         for layer in self.log_variance.values():
             nn.init.zeros_(layer.weight)  # all sensors alike: the precision-weighted mean begins as the mean

@@ -134,7 +134,7 @@ class PairContrast(Alignment):
         names = sorted({name for item in drawn for name in item.pair})
         embedded = {name: views.unit(name) for name in names}
         # A batch in which no pair meets still makes a step, so that steps and batches keep count of each other.
-        loss = 0.0 * self.contrast.log_temperature
+        loss = 0.0 * self.contrast.log_temperature.sum()
         parts: dict[str, Tensor] = {}
         own_weight: dict[str, float] = dict.fromkeys(names, 0.0)
         for number, item in enumerate(drawn):

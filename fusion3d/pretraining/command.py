@@ -26,6 +26,7 @@ from fusion3d.pretraining.callbacks import (
     last_checkpoint,
 )
 from fusion3d.pretraining.module import CrossModalPretraining
+from fusion3d.pretraining.sharding import check_strategy
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 1000,
@@ -65,6 +66,7 @@ class PretrainCLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         run, wanted = self.run, self.config_init["trainer"]
         options.setdefault("default_root_dir", str(run))
+        check_strategy(wanted.get("strategy"))
         if wanted.get("precision") is None:
             options["precision"] = precision(wanted.get("accelerator"))
         if wanted.get("logger") is None:
@@ -160,12 +162,15 @@ def _finish(cli: PretrainCLI) -> None:
 
     path = last_checkpoint(cli.run)
     cli.trainer.save_checkpoint(path, weights_only=False)
+    weights = cli.trainer.strategy.lightning_module_state_dict()  # every process takes part where they are sharded
     if not cli.trainer.is_global_zero:
         return
     folder = cli.run / "encoders"
     folder.mkdir(exist_ok=True)
     for sensor, encoder in cli.model.encoders.items():
-        save_encoder(encoder, folder / f"{sensor}.safetensors")
+        start = f"encoders.{sensor}."
+        own = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+        save_encoder(encoder, folder / f"{sensor}.safetensors", own)
     print(f"{cli.trainer.global_step} steps, sensors {', '.join(cli.model.sensors)}: checkpoint {path}, encoders in {folder}")
 
 

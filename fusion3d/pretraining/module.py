@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -32,6 +31,7 @@ from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meet
 from fusion3d.pretraining.prediction import SubsetPrediction
 from fusion3d.pretraining.private import PrivateParts, check_private, decoded_width
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
+from fusion3d.pretraining.sharding import NAME, gather, is_sharded, shard
 from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
 _PAIRS, _COLUMNS, _HIDING, _GLOBAL, _SUBSETS, _FURTHER = range(6)
@@ -183,6 +183,7 @@ class CrossModalPretraining(LightningModule):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(stream(self.hparams["seed"], _SUBSETS).initial_seed())
                 self.fusion, self.prediction = self._make_fusion(next(iter(lengths.values())))
+        shard(self, self.encoders, self._trainer)
 
     def _make_fusion(self, shared_dim: int) -> tuple[ColumnFusion, SubsetPrediction]:
         fusion = ColumnFusion({name: encoder.width for name, encoder in self.encoders.items()}, shared_dim, shared_dim)
@@ -202,6 +203,10 @@ class CrossModalPretraining(LightningModule):
             # written before there was a fusion to train: it is used, and goes on, without one
             self.fusion = self.prediction = None
             self.hparams["prediction"] = 0.0
+        for name, own in self.named_parameters():
+            kept = checkpoint["state_dict"].get(name)
+            if kept is not None and kept.dim() == 0 and own.shape == (1,):  # numbers were no rows once
+                checkpoint["state_dict"][name] = kept.reshape(1)
         if checkpoint["hyper_parameters"].get("scene") != self.hparams["scene"]:
             raise ConfigError(
                 "the store, the sensors or the held-out part are not those of the checkpoint; "
@@ -251,8 +256,8 @@ class CrossModalPretraining(LightningModule):
         if self._budget is None or self._plan is not None:
             return
         data = getattr(self.trainer, "datamodule", None)
-        if data is None or isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ConfigError("--model.memory_budget needs a ChipDataModule and no FSDP; set --model.chips_at_once instead")
+        if data is None or is_sharded(self):
+            raise ConfigError(f"--model.memory_budget needs a ChipDataModule and not {NAME}; set --model.chips_at_once instead")
         context = self.trainer.precision_plugin.train_step_context
         self._plan = plan_pieces(self, self._budget, data.train_dataloader(), data.batch_size, context)
         if self.trainer.is_global_zero:
@@ -284,7 +289,10 @@ class CrossModalPretraining(LightningModule):
     def training_step(self, batch: ChipBatch, batch_idx: int) -> Tensor:
         """Estimate of the sum over all pairs of sensors, from the drawn ones."""
         key = self._key(batch_idx)
-        loss, parts = self.loss(batch, self.draw(batch, key), key)
+        drawn = self.draw(batch, key)
+        names = self.sensors if self.alignment.every_sensor else {name for item in drawn for name in item.pair}
+        gather(self.encoders[name] for name in sorted(names))
+        loss, parts = self.loss(batch, drawn, key)
         parts["loss"] = loss.detach()
         self._remember(parts, batch_idx)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=batch.chips)
@@ -376,6 +384,7 @@ class CrossModalPretraining(LightningModule):
 
     def validation_step(self, batch: ChipBatch, batch_idx: int) -> None:
         """Contrast of every pair that meets in a batch of columns never trained on."""
+        gather(self.encoders.values())
         pairs = self._known_pairs(batch)
         values = contrast_of_pairs(self.contrast, self.views(batch), pairs, (self.hparams["seed"], batch_idx, _COLUMNS))
         if values:

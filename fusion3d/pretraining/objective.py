@@ -119,13 +119,13 @@ class LocationContrast(nn.Module):
             raise ConfigError(f"--model.max_columns {max_columns} must be at least 2: contrast needs a negative")
         if not (math.isfinite(exclusion) and exclusion >= 0):
             raise ConfigError(f"--model.exclusion {exclusion} must be a number of metres, 0 or more")
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.log_temperature = nn.Parameter(torch.tensor([math.log(temperature)]))  # one row: shards are made of rows
         self.exclusion, self.geolocation_sigma, self.max_columns = exclusion, geolocation_sigma, max_columns
 
     @property
     def temperature(self) -> Tensor:
         low, high = (math.log(bound) for bound in _TEMPERATURES)
-        return self.log_temperature.clamp(low, high).exp()
+        return self.log_temperature.clamp(low, high).exp().squeeze()
 
     @torch.no_grad()
     def clamp_(self) -> None:

@@ -35,7 +35,7 @@ class Consensus(Alignment):
         for places in common_places(views.batch, embedded, self.contrast, stream(*key, 0)):
             for name, values in consensus_losses(places, self.contrast.temperature).items():
                 rows.setdefault(name, []).append(values)
-        loss = 0.0 * self.contrast.log_temperature
+        loss = 0.0 * self.contrast.log_temperature.sum()
         parts: dict[str, Tensor] = {}
         for name, found in rows.items():
             value = torch.cat(found).mean()

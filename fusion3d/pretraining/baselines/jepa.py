@@ -100,7 +100,7 @@ class TeacherPrediction(Alignment):
         hidden = drawn_columns(batch, self.hidden, stream(*key, 1))
         student = views.of(without_columns(batch, hidden))
         by_sensor = mil_nce(student, self.contrast, stream(*key, 0))
-        loss = 0.0 * self.contrast.log_temperature + sum(by_sensor.values())
+        loss = 0.0 * self.contrast.log_temperature.sum() + sum(by_sensor.values())
         parts = {f"mil_nce_{name}": value.detach() for name, value in by_sensor.items()}
         told = self.prediction_loss(views, student, hidden, stream(*key, 2))
         if told is not None:

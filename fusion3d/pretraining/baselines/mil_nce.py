@@ -39,7 +39,7 @@ class MilNce(Alignment):
 
     def forward(self, views: Views, drawn: Sequence[DrawnPair], key: tuple[int, ...]) -> Aligned:
         by_sensor = mil_nce(views, self.contrast, stream(*key, 0))
-        loss = 0.0 * self.contrast.log_temperature + sum(by_sensor.values())
+        loss = 0.0 * self.contrast.log_temperature.sum() + sum(by_sensor.values())
         parts = {f"mil_nce_{name}": value.detach() for name, value in by_sensor.items()}
         return Aligned(loss, parts, dict.fromkeys(views.sensors, 1.0))
 

@@ -17,4 +17,4 @@ class Unaligned(Alignment):
     every_sensor = True
 
     def forward(self, views: Views, drawn: Sequence[DrawnPair], key: tuple[int, ...]) -> Aligned:
-        return Aligned(0.0 * self.contrast.log_temperature, {}, dict.fromkeys(views.sensors, 1.0))
+        return Aligned(0.0 * self.contrast.log_temperature.sum(), {}, dict.fromkeys(views.sensors, 1.0))

@@ -39,7 +39,7 @@ class StarContrast(Alignment):
             )
 
     def forward(self, views: Views, drawn: Sequence[DrawnPair], key: tuple[int, ...]) -> Aligned:
-        loss = 0.0 * self.contrast.log_temperature
+        loss = 0.0 * self.contrast.log_temperature.sum()
         parts: dict[str, Tensor] = {}
         for number, item in enumerate(drawn):
             if self.centre not in item.pair:
