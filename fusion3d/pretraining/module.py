@@ -31,7 +31,7 @@ from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meet
 from fusion3d.pretraining.prediction import SubsetPrediction
 from fusion3d.pretraining.private import PrivateParts, check_private, decoded_width
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
-from fusion3d.pretraining.sharding import NAME, gather, is_sharded, shard
+from fusion3d.pretraining.sharding import NAME, gather, is_sharded, mesh_of, shard
 from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
 _PAIRS, _COLUMNS, _HIDING, _GLOBAL, _SUBSETS, _FURTHER = range(6)
@@ -183,7 +183,9 @@ class CrossModalPretraining(LightningModule):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(stream(self.hparams["seed"], _SUBSETS).initial_seed())
                 self.fusion, self.prediction = self._make_fusion(next(iter(lengths.values())))
-        shard(self, self.encoders, self._trainer)
+        mesh = mesh_of(self._trainer)
+        if mesh is not None:
+            shard(self, self.encoders, mesh, ("training_step", "validation_step"))
 
     def _make_fusion(self, shared_dim: int) -> tuple[ColumnFusion, SubsetPrediction]:
         fusion = ColumnFusion({name: encoder.width for name, encoder in self.encoders.items()}, shared_dim, shared_dim)

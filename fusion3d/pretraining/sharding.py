@@ -1,4 +1,4 @@
-"""Sharded training: weights, gradients and the optimiser's state are divided between the processes (``--trainer.strategy fsdp2``).
+"""Sharded training: weights, gradients and the optimiser's state divided between processes (``--trainer.strategy fsdp2``).
 
 Each encoder is one unit, and everything else another (FSDP: Zhao et al. 2023, arXiv 2304.11277; the implementation is
 `torch.distributed.fsdp.fully_shard`). A step gathers the units that it needs, once, before anything is encoded: all processes
@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
@@ -104,24 +105,33 @@ def check_strategy(strategy: object) -> None:
         )
 
 
-def shard(module: LightningModule, encoders: nn.ModuleDict, trainer: Trainer | None) -> None:
-    """Divide the weights of a module between the processes of its trainer, where that is its strategy.
+def mesh_of(trainer: Trainer | None) -> DeviceMesh | None:
+    """The processes that a module is to be divided between; None where it is to stay whole.
+
+    Raises
+    ------
+    ConfigError
+        The trainer's strategy shards in a way that `check_strategy` refuses.
+    """
+    strategy = None if trainer is None else trainer.strategy
+    check_strategy(strategy)
+    return strategy.device_mesh["data_parallel"] if isinstance(strategy, ShardedStrategy) else None
+
+
+def shard(module: nn.Module, encoders: nn.ModuleDict, mesh: DeviceMesh, steps: Iterable[str]) -> None:
+    """Divide the weights of a module between processes.
 
     Parameters
     ----------
     module : built; the same on every process
-    encoders : of it; units of their own
+    encoders : of it; units of their own, for `gather`
+    steps : methods of the module that need the weights of everything else
     """
-    strategy = None if trainer is None else trainer.strategy
-    check_strategy(strategy)
-    if not isinstance(strategy, ShardedStrategy):
-        return
-    mesh = strategy.device_mesh["data_parallel"]
     for encoder in encoders.values():
         fully_shard(encoder, mesh=mesh, reshard_after_forward=False)
     fully_shard(module, mesh=mesh, reshard_after_forward=False)
-    for method in ("training_step", "validation_step"):
-        register_fsdp_forward_method(module, method)
+    for step in steps:
+        register_fsdp_forward_method(module, step)
 
 
 def is_sharded(module: nn.Module) -> bool:
