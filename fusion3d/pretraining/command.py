@@ -114,7 +114,12 @@ def main(args: list[str]) -> int:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"prog": "fusion3d pretrain", "description": main_description(), "dump_header": []},
+            parser_kwargs={
+                "prog": "fusion3d pretrain",
+                "description": main_description(),
+                "epilog": short_options(),
+                "dump_header": [],
+            },
         )
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if cli.trainer.interrupted:
@@ -129,6 +134,11 @@ def main(args: list[str]) -> int:
 def main_description() -> str:
     """First line of `fusion3d pretrain --help`."""
     return "Pretrain encoders by aligning what different sensors say of the same place."
+
+
+def short_options() -> str:
+    """Last line of `fusion3d pretrain --help`."""
+    return "Short: " + ", ".join(f"{short} for {long}" for short, long in _SHORT.items()) + ", for instance --memory-budget 6GiB."
 
 
 def check_run(run: Path, resume: bool) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, permutations
 from typing import Any
 
@@ -23,7 +23,7 @@ from fusion3d.errors import ConfigError
 from fusion3d.pretraining import baselines as baselines  # registers them
 from fusion3d.pretraining.alignment import Aligned, build_alignment, contrast_of_pairs
 from fusion3d.pretraining.budget import Plan, plan_pieces
-from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, total_over_ranks
+from fusion3d.pretraining.distributed import counted_before, largest_over_ranks, mean_over_ranks, total_over_ranks, world
 from fusion3d.pretraining.further_terms import FurtherTerms
 from fusion3d.pretraining.hiding import hide_by_chip
 from fusion3d.pretraining.memory import parse_size
@@ -343,21 +343,29 @@ class CrossModalPretraining(LightningModule):
             aligned = Aligned(0.0 * sum(p.sum() for p in self.alignment.parameters()), {}, dict.fromkeys(batch.sensors, 1.0))
         else:
             aligned = self.alignment(views, drawn, (*key, _COLUMNS))
-        loss, parts = aligned.loss, dict(aligned.parts)
-        for name, weight in aligned.own_weight.items() if self.hparams["retention"] else []:
+        loss, parts, own_weight = aligned.loss, dict(aligned.parts), self._agreed(aligned.own_weight)
+        for name, weight in own_weight.items() if self.hparams["retention"] else []:
             value = self.retain(views, name, (*key, _HIDING, self.sensors.index(name)), first)
             if value is not None:
                 loss = loss + self.hparams["retention"] * weight * value
                 parts[f"retention_{name}"] = value.detach()
-        if self.fusion is not None and self.prediction is not None and aligned.own_weight:
-            value, told = self.prediction(self.fusion, views, aligned.own_weight, stream(*key, _SUBSETS))
+        if self.fusion is not None and self.prediction is not None and own_weight:
+            value, told = self.prediction(self.fusion, views, own_weight, stream(*key, _SUBSETS))
             loss, parts = loss + self.hparams["prediction"] * value, {**parts, **told}
         key = (*key, _FURTHER)
-        told = self.further_terms(self.contrast, views, drawn, aligned.own_weight, key, first, self.private)
+        told = self.further_terms(self.contrast, views, drawn, own_weight, key, first, self.private)
         for name, weight, value in told:
             loss = loss + weight * value
             parts[name] = value.detach()
         return loss, parts
+
+    def _agreed(self, own_weight: Mapping[str, float]) -> Mapping[str, float]:
+        """The weights of every sensor that some process has one of: all of them make the same exchanges."""
+        if world() == 1:
+            return own_weight
+        weights = torch.tensor([own_weight.get(name, -1.0) for name in self.sensors], dtype=torch.float64, device=self.device)
+        found = zip(self.sensors, largest_over_ranks(weights).tolist(), strict=True)
+        return {name: weight for name, weight in found if weight >= 0}
 
     def retain(self, views: Views, sensor: str, key: tuple[int, ...], first: int = 0) -> Tensor | None:
         """Loss of a sensor's answer about what was hidden of it; None when nothing could be hidden.

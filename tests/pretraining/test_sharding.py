@@ -21,11 +21,14 @@ from fusion3d.pretraining.module import CrossModalPretraining
 from fusion3d.pretraining.sharding import check_strategy, fill_gradients, gather, shard, used_by
 from fusion3d.store import Store
 from tests.data.scene import write_scene
-from tests.pretraining.test_distributed import CASES, PROCESSES, Step, module_of, result
+from tests.pretraining.test_distributed import CASES, NO_POINTS, PROCESSES, SENSORS, Step, module_of, result
 from tests.pretraining.test_processes import assert_alike, learnt, options
 
-WATCHED = ("the first process without meetings", "footprints against points")
-"""Batches of which the processes hold other sensors, and another number of pieces."""
+WATCHED = {
+    **{name: CASES[name] for name in ("the first process without meetings", "footprints against points")},
+    "all sensors, some of them on one process": (([NO_POINTS], [(8, 8)]), 4, SENSORS, 6, {"alignment": "none"}),
+}
+"""Batches of which the processes hold other sensors, or another number of pieces."""
 SHARDED = ("--trainer.devices", "2", "--trainer.strategy", "fsdp2", "--resume")
 OFTEN = ("--trainer.max_steps", "3", "--checkpoint_every", "1", "--trainer.val_check_interval", "2")
 
@@ -37,7 +40,7 @@ def process(number: int, folder: str, port: int) -> None:
     os.environ.update({name: str(value) for name, value in {**meet, **own}.items()})
     assert main(options(f"{folder}/scene.zarr", Path(folder, "run"), 1, *OFTEN, *SHARDED)) == 0
     store = Store.open(f"{folder}/scene.zarr")
-    torch.save({name: sharded(store, number, *CASES[name]) for name in WATCHED}, f"{folder}/{number}.pt")
+    torch.save({name: sharded(store, number, *WATCHED[name]) for name in WATCHED}, f"{folder}/{number}.pt")
     distributed.destroy_process_group()
 
 
@@ -48,7 +51,7 @@ def sharded(store: Store, number: int, chips, size: int, sensors, count: int, mo
     held = sum(parameter.to_local().numel() for parameter in module.parameters())
     batch = read_chips(store, chips[number], size, sensors)
     drawn = module.draw(batch, (0, 3))
-    gather(module.encoders[name] for name in sorted({name for item in drawn for name in item.pair}))
+    gather(module.encoders[name] for name in SENSORS if module.alignment.every_sensor or any(name in d.pair for d in drawn))
     loss, _ = module.loss(batch, drawn, (0, 3))
     fill_gradients(module, loss)
     loss.backward()
@@ -86,7 +89,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("case", WATCHED)
 def test_gradient_is_that_of_one_process_with_all_chips(folder, case):
-    chips, size, sensors, count, more = CASES[case]
+    chips, size, sensors, count, more = WATCHED[case]
     store = Store.open(str(folder / "scene.zarr"))
     module = module_of(count, more)
     loss, _, gradients = result(Step(module), module, collate([read_chips(store, part, size, sensors) for part in chips]))
@@ -102,7 +105,7 @@ def test_gradient_is_that_of_one_process_with_all_chips(folder, case):
 
 def test_each_process_holds_about_half_of_the_weights(folder):
     total = sum(parameter.numel() for parameter in module_of(1, {}).parameters())
-    held = [torch.load(folder / f"{number}.pt", weights_only=True)[WATCHED[0]][2] for number in range(PROCESSES)]
+    held = [torch.load(folder / f"{number}.pt", weights_only=True)[next(iter(WATCHED))][2] for number in range(PROCESSES)]
     assert sum(held) == total
     assert max(held) < 0.55 * total
 
