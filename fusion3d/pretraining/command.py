@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fusion3d.pretraining.callbacks import (
     last_checkpoint,
 )
 from fusion3d.pretraining.module import CrossModalPretraining
+from fusion3d.pretraining.option_texts import describe_options
 from fusion3d.pretraining.sharding import check_strategy
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -54,6 +56,7 @@ class PretrainCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments(("model.pairs", "model.alignment"), "data.pairs", compute_fn=pairs_to_read)
         parser.link_arguments("model.pair_weights", "data.pair_weights")
+        describe_options(parser, {"model": CrossModalPretraining, "data": ChipDataModule})
 
     def before_instantiate_classes(self) -> None:
         self.run = Path(self.config["out"])
@@ -104,7 +107,20 @@ def main(args: list[str]) -> int:
     """
     with warnings.catch_warnings():
         _quiet()
-        cli = PretrainCLI(
+        cli = _parsed(args)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
+    if cli.trainer.interrupted:
+        if cli.trainer.is_global_zero:
+            text = f"stopped at step {cli.trainer.global_step}; the same command with --resume goes on from"
+            print(text, last_checkpoint(cli.run), file=sys.stderr)
+        return 130
+    _finish(cli)
+    return 0
+
+
+def _parsed(args: list[str]) -> PretrainCLI:
+    try:
+        return PretrainCLI(
             CrossModalPretraining,
             ChipDataModule,
             args=[_long(argument) for argument in args],
@@ -119,16 +135,11 @@ def main(args: list[str]) -> int:
                 "description": main_description(),
                 "epilog": short_options(),
                 "dump_header": [],
+                "exit_on_error": False,
             },
         )
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
-    if cli.trainer.interrupted:
-        if cli.trainer.is_global_zero:
-            text = f"stopped at step {cli.trainer.global_step}; the same command with --resume goes on from"
-            print(text, last_checkpoint(cli.run), file=sys.stderr)
-        return 130
-    _finish(cli)
-    return 0
+    except ArgumentError as error:
+        raise ConfigError(f"{' '.join(str(error).split())}; `fusion3d pretrain --help` lists the options") from None
 
 
 def main_description() -> str:
