@@ -11,7 +11,7 @@ alike on all of them. With one process each of these functions gives back what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -97,6 +97,21 @@ def largest_over_ranks(values: Tensor) -> Tensor:
     largest = values.detach().clone()
     distributed.all_reduce(largest, distributed.ReduceOp.MAX)
     return largest
+
+
+def of_any_rank(weights: Mapping[str, float], names: Sequence[str], device: torch.device | str = "cpu") -> Mapping[str, float]:
+    """The weights of every name that some process has one of, so that all of them make the same exchanges.
+
+    Parameters
+    ----------
+    weights : of this process, 0 or more
+    names : all that there may be, in the same order on every process
+    """
+    if world() == 1:
+        return weights
+    own = torch.tensor([weights.get(name, -1.0) for name in names], dtype=torch.float64, device=device)
+    found = zip(names, largest_over_ranks(own).tolist(), strict=True)
+    return {name: weight for name, weight in found if weight >= 0}
 
 
 def mean_over_ranks(total: Float[Tensor, ""], count: Tensor | int) -> Float[Tensor, ""] | None:

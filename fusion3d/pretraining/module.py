@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations, permutations
 from typing import Any
 
@@ -23,7 +23,7 @@ from fusion3d.errors import ConfigError
 from fusion3d.pretraining import baselines as baselines  # registers them
 from fusion3d.pretraining.alignment import Aligned, build_alignment, contrast_of_pairs
 from fusion3d.pretraining.budget import Plan, plan_pieces
-from fusion3d.pretraining.distributed import counted_before, largest_over_ranks, mean_over_ranks, total_over_ranks, world
+from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, of_any_rank, total_over_ranks
 from fusion3d.pretraining.further_terms import FurtherTerms
 from fusion3d.pretraining.hiding import hide_by_chip
 from fusion3d.pretraining.memory import parse_size
@@ -31,7 +31,7 @@ from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meet
 from fusion3d.pretraining.prediction import SubsetPrediction
 from fusion3d.pretraining.private import PrivateParts, check_private, decoded_width
 from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
-from fusion3d.pretraining.sharding import NAME, gather, is_sharded, mesh_of, shard
+from fusion3d.pretraining.sharding import NAME, gather, is_sharded, make_rows_of_numbers, mesh_of, shard
 from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
 _PAIRS, _COLUMNS, _HIDING, _GLOBAL, _SUBSETS, _FURTHER = range(6)
@@ -183,9 +183,7 @@ class CrossModalPretraining(LightningModule):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(stream(self.hparams["seed"], _SUBSETS).initial_seed())
                 self.fusion, self.prediction = self._make_fusion(next(iter(lengths.values())))
-        mesh = mesh_of(self._trainer)
-        if mesh is not None:
-            shard(self, self.encoders, mesh, ("training_step", "validation_step"))
+        shard(self, self.encoders, mesh_of(self._trainer), ("training_step", "validation_step"))
 
     def _make_fusion(self, shared_dim: int) -> tuple[ColumnFusion, SubsetPrediction]:
         fusion = ColumnFusion({name: encoder.width for name, encoder in self.encoders.items()}, shared_dim, shared_dim)
@@ -205,10 +203,7 @@ class CrossModalPretraining(LightningModule):
             # written before there was a fusion to train: it is used, and goes on, without one
             self.fusion = self.prediction = None
             self.hparams["prediction"] = 0.0
-        for name, own in self.named_parameters():
-            kept = checkpoint["state_dict"].get(name)
-            if kept is not None and kept.dim() == 0 and own.shape == (1,):  # numbers were no rows once
-                checkpoint["state_dict"][name] = kept.reshape(1)
+        make_rows_of_numbers(checkpoint["state_dict"], self)
         if checkpoint["hyper_parameters"].get("scene") != self.hparams["scene"]:
             raise ConfigError(
                 "the store, the sensors or the held-out part are not those of the checkpoint; "
@@ -343,7 +338,8 @@ class CrossModalPretraining(LightningModule):
             aligned = Aligned(0.0 * sum(p.sum() for p in self.alignment.parameters()), {}, dict.fromkeys(batch.sensors, 1.0))
         else:
             aligned = self.alignment(views, drawn, (*key, _COLUMNS))
-        loss, parts, own_weight = aligned.loss, dict(aligned.parts), self._agreed(aligned.own_weight)
+        loss, parts = aligned.loss, dict(aligned.parts)
+        own_weight = of_any_rank(aligned.own_weight, self.sensors, self.device)
         for name, weight in own_weight.items() if self.hparams["retention"] else []:
             value = self.retain(views, name, (*key, _HIDING, self.sensors.index(name)), first)
             if value is not None:
@@ -358,14 +354,6 @@ class CrossModalPretraining(LightningModule):
             loss = loss + weight * value
             parts[name] = value.detach()
         return loss, parts
-
-    def _agreed(self, own_weight: Mapping[str, float]) -> Mapping[str, float]:
-        """The weights of every sensor that some process has one of: all of them make the same exchanges."""
-        if world() == 1:
-            return own_weight
-        weights = torch.tensor([own_weight.get(name, -1.0) for name in self.sensors], dtype=torch.float64, device=self.device)
-        found = zip(self.sensors, largest_over_ranks(weights).tolist(), strict=True)
-        return {name: weight for name, weight in found if weight >= 0}
 
     def retain(self, views: Views, sensor: str, key: tuple[int, ...], first: int = 0) -> Tensor | None:
         """Loss of a sensor's answer about what was hidden of it; None when nothing could be hidden.

@@ -118,20 +118,30 @@ def mesh_of(trainer: Trainer | None) -> DeviceMesh | None:
     return strategy.device_mesh["data_parallel"] if isinstance(strategy, ShardedStrategy) else None
 
 
-def shard(module: nn.Module, encoders: nn.ModuleDict, mesh: DeviceMesh, steps: Iterable[str]) -> None:
+def shard(module: nn.Module, encoders: nn.ModuleDict, mesh: DeviceMesh | None, steps: Iterable[str]) -> None:
     """Divide the weights of a module between processes.
 
     Parameters
     ----------
     module : built; the same on every process
     encoders : of it; units of their own, for `gather`
+    mesh : of the processes; None leaves the module whole
     steps : methods of the module that need the weights of everything else
     """
+    if mesh is None:
+        return
     for encoder in encoders.values():
         fully_shard(encoder, mesh=mesh, reshard_after_forward=False)
     fully_shard(module, mesh=mesh, reshard_after_forward=False)
     for step in steps:
         register_fsdp_forward_method(module, step)
+
+
+def make_rows_of_numbers(state: dict[str, Any], module: nn.Module) -> None:
+    """Fit the weights of an old checkpoint: single numbers had no rows to be divided once."""
+    for name, own in module.named_parameters():
+        if name in state and state[name].dim() == 0 and own.shape == (1,):
+            state[name] = state[name].reshape(1)
 
 
 def is_sharded(module: nn.Module) -> bool:

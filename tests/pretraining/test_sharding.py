@@ -18,7 +18,7 @@ from fusion3d.errors import ConfigError
 from fusion3d.pretraining.callbacks import last_checkpoint
 from fusion3d.pretraining.command import main
 from fusion3d.pretraining.module import CrossModalPretraining
-from fusion3d.pretraining.sharding import check_strategy, fill_gradients, gather, shard, used_by
+from fusion3d.pretraining.sharding import check_strategy, fill_gradients, gather, make_rows_of_numbers, shard, used_by
 from fusion3d.store import Store
 from tests.data.scene import write_scene
 from tests.pretraining.test_distributed import CASES, NO_POINTS, PROCESSES, SENSORS, Step, module_of, result
@@ -131,6 +131,16 @@ def test_encoders_are_written_whole(folder):
     encoder = load_encoder(folder / "run" / "encoders" / "s2.safetensors")
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, weights[f"encoders.s2.{name}"])
+
+
+def test_checkpoints_with_single_numbers_for_rows_still_fit():
+    module = module_of(1, {})
+    state = module.state_dict()
+    name = "alignment.contrast.log_temperature"
+    old = {**state, name: state[name].reshape(())}
+    make_rows_of_numbers(old, module)
+    module.load_state_dict(old)
+    assert old[name].shape == (1,)
 
 
 def test_weights_behind_a_loss_by_hand():
