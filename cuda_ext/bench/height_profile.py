@@ -18,7 +18,9 @@ def cases(device: torch.device, scale: float) -> Iterator[Case]:
     """10 M heights times `scale`, in columns of about 100 rows and in one."""
     rows = int(10_000_000 * scale)
     generator = torch.Generator().manual_seed(0)
-    heights = (torch.rand(rows, generator=generator) * (BINS + 4) - 2).to(device)
+    heights = torch.rand(rows, generator=generator) * (BINS + 4) - 2
+    heights[heights == BINS] = 0  # the upper edge belongs to the last bin, for the peers to none
+    heights = heights.to(device)
     weights = torch.rand(rows, generator=generator).to(device)
     for columns in (max(1, rows // 100), 1):
         counts = torch.bincount(torch.randint(columns, (rows,), generator=generator), minlength=columns)
