@@ -17,7 +17,7 @@ from fusion3d.store import Store
 from fusion3d.tasks.scorecard import PREDICTIONS_FILE, SCORES_FILE, FoldFacts, HeldOut, Scorecard
 from fusion3d.tasks.scores import score
 from tests.data.scene import canopy, write_scene
-from tests.evaluation.reports import probe_report
+from tests.evaluation.reports import probe_report, robustness_report
 
 _HEADER = (
     "step,train/contrast_als-s2,train/learning_rate,train/loss,train/retention_als,train/temperature,val/contrast_als-s2,val/loss"
@@ -62,7 +62,7 @@ def write_retrieval(path: Path, sensors: tuple[str, ...] = ("als", "ortho", "s2"
         if query != gallery
     )
     found = RetrievalReport("run", "scene.zarr", 40, False, 480, 2000, 0, 0.0, pairs, ("gedi: too few columns",))
-    return Evaluation(found, probe_report()).write(path)
+    return Evaluation(found, probe_report(), robustness_report()).write(path)
 
 
 def write_fit(folder: Path, grid: Grid) -> Path:

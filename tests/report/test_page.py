@@ -21,7 +21,8 @@ from fusion3d.report.page import write_report
 from tests.report.runs import write_everything, write_retrieval, write_run
 
 SECTIONS = (
-    "summary", "inputs", "embedding", "retrieval", "probes", "losses", "biomass", "predictions", "scene3d", "environment",
+    "summary", "inputs", "embedding", "retrieval", "probes", "robustness", "losses", "biomass", "predictions", "scene3d",
+    "environment",
 )  # fmt: skip
 
 
@@ -111,8 +112,8 @@ def test_page_asks_for_nothing_from_a_network(report):
 
 def test_pictures_are_whole_and_show_something(report):
     pictures = read(report).pictures
-    # timeline, coverage, embedding, losses, probes, maps, scatter, points
-    assert len(pictures) == 8
+    # timeline, coverage, embedding, probes, four of robustness, losses, maps, scatter, points
+    assert len(pictures) == 12
     for picture in pictures:
         assert picture.width >= 800
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
@@ -161,6 +162,7 @@ def test_run_with_nothing_else_says_which_commands_make_the_rest(tmp_path):
         ("embedding", "fusion3d embed RUN STORE"),
         ("retrieval", "fusion3d evaluate RUN STORE"),
         ("probes", "fusion3d evaluate RUN STORE --labels LABELS"),
+        ("robustness", "fusion3d evaluate"),
         ("losses", "fusion3d pretrain"),
         ("biomass", "fusion3d map"),
         ("predictions", "fusion3d fit"),
@@ -189,7 +191,7 @@ def test_damaged_files_cost_their_own_sections_only(run):
     text = read(write_report(run)).text
     assert tuple(text) == SECTIONS
     broken = {name for name, body in text.items() if "cannot be shown" in body}
-    assert broken == {"retrieval", "probes", "predictions", "biomass", "losses"}
+    assert broken == {"retrieval", "probes", "robustness", "predictions", "biomass", "losses"}
     for section, name in (
         ("retrieval", "retrieval.json"), ("predictions", "predictions.csv"), ("biomass", "agb.tif"), ("losses", "metrics.csv"),
     ):  # fmt: skip
@@ -310,7 +312,7 @@ def test_chromium_shows_every_section_and_every_picture(report, tmp_path):
     shown = subprocess.run([*command, report.as_uri()], capture_output=True, text=True, timeout=120)
     page = Page(shown.stdout)
     assert tuple(page.text) == SECTIONS
-    assert len(page.pictures) == 8
+    assert len(page.pictures) == 12
     if (tmp_path / "shot.png").exists():
         colours = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).reshape(-1, 3)
         # the banner's amber: the style sheet is at work under the page's own policy

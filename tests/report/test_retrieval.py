@@ -12,7 +12,8 @@ from tests.report.runs import write_retrieval
 def test_figures_come_back_as_they_were_written(tmp_path):
     report = read_retrieval(write_retrieval(tmp_path / "retrieval.json"))
     written = json.loads((tmp_path / "retrieval.json").read_text())
-    assert {**json.loads(json.dumps(report.to_json())), "probes": written["probes"]} == written
+    assert {**written, **json.loads(json.dumps(report.to_json()))} == written
+    assert written.keys() - report.to_json().keys() == {"probes", "robustness"}
     assert mean_recall(report, 10) == (pytest.approx(0.75), pytest.approx(0.05), 6)
 
 
