@@ -85,9 +85,7 @@ def hide_by_chip(batch: ChipBatch, sensor: str, generators: Sequence[torch.Gener
     if len(questions) < 2:
         return questions[0] if questions else None
     shown, hidden = zip(*questions, strict=True)
-    first = hidden[0]
-    whole = type(first)(*(torch.cat([getattr(part, name) for part in hidden]) for name in ("target", "known")))
-    return collate(shown), whole
+    return collate(shown), _joined(hidden)
 
 
 def all_of(batch: ChipBatch, sensor: str) -> Hidden | None:
@@ -100,8 +98,14 @@ def all_of(batch: ChipBatch, sensor: str) -> Hidden | None:
         return None if shots is None else _profile(shots.height, shots.energy.clamp(min=0), shots.row_splits.diff())
     if sensor not in batch.rasters:
         return None
-    raster = batch.rasters[sensor]
-    return _pixel_means(raster, raster.valid & raster.date_present[:, :, None, None, None], batch.size)
+    # a chip at a time: its pixels in float32, those of a batch at once would be several times the batch
+    chips = [batch.rasters[sensor].part(chip, chip + 1) for chip in range(batch.chips)]
+    return _joined([_pixel_means(chip, chip.valid & chip.date_present[:, :, None, None, None], batch.size) for chip in chips])
+
+
+def _joined(hidden: Sequence[Hidden]) -> Hidden:
+    """What was hidden of consecutive chips as that of one batch."""
+    return type(hidden[0])(*(torch.cat([getattr(part, name) for part in hidden]) for name in ("target", "known")))
 
 
 def hide_points(points: PointObservation, column: float, generator: torch.Generator) -> tuple[PointObservation, HiddenProfile]:
