@@ -269,6 +269,32 @@ def embed(
 
 
 @app.command()
+def metrics(
+    store: Annotated[Path, typer.Argument(help="Column store with aerial LiDAR.")],
+    target: Annotated[Path, typer.Option("--out", help="Map to write, a COG (.tif) with a band for each metric.")],
+    resolution: Annotated[float, typer.Option(help="Cell size, metres; a multiple of the column.")] = 20.0,
+    names: Annotated[
+        str | None, typer.Option("--metrics", help="Of zmax,zq95,pzabove2,rumple,..., comma-separated [default: all predictors].")
+    ] = None,
+    min_height: Annotated[
+        float,
+        typer.Option(
+            help="Metres: height, L-moment and intensity metrics count the returns above it; 0 counts all. Cover always counts all."
+        ),
+    ] = 0.0,
+    min_returns: Annotated[int, typer.Option(help="A metric of fewer returns is nodata.")] = 10,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Wall-to-wall plot metrics of the area-based approach, by the names that lidR gives them: a map for `fusion3d fit`."""
+    from fusion3d.mapping.metrics_map import metrics_map
+
+    summary = metrics_map(
+        store, target, resolution=resolution, names=_names(names), min_height=min_height, least=min_returns, progress=not quiet
+    )
+    out.print(str(summary), markup=False)
+
+
+@app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of `fusion3d pretrain` (.ckpt), or its run folder.")],
     store: Annotated[Path, typer.Argument(help="Column store.")],
