@@ -279,7 +279,7 @@ def metrics(
     min_height: Annotated[
         float,
         typer.Option(
-            help="Metres: height, L-moment and intensity metrics count the returns above it; 0 counts all. Cover always counts all."
+            help="Metres: height, L-moment and intensity metrics count returns above it, 0 all of them; cover always counts all."
         ),
     ] = 0.0,
     min_returns: Annotated[int, typer.Option(help="A metric of fewer returns is nodata.")] = 10,

@@ -34,6 +34,7 @@ of fewer than ten say little."""
 GROUND_CLASS = 2
 NEAR_EDGE = 1e-5
 """Metres up to which a point counts as on an edge: stored places are float32 within a column."""
+_MOST_ECHOES = 16
 _PIXEL = 1.0
 """Metres, of the canopy surface."""
 
@@ -88,7 +89,7 @@ class _Table:
 
     def __init__(self, returns: CellReturns, min_height: float) -> None:
         self.returns, self.cells = returns, returns.cells
-        self.height = np.maximum(returns.height, np.float32(0))
+        self.height = np.maximum(returns.height.astype(np.float32), np.float32(0)) + np.float32(0)  # no -0.0
         self.floor = max(0.0, float(min_height))
         self._upper = None if self.floor == 0 else self.height > self.floor
 
@@ -110,27 +111,21 @@ class _Table:
         return SortedCells(self.returns.cell[self._upper], values[self._upper], self.cells)
 
     @cached_property
-    def first(self) -> BoolArray:
-        return self.returns.attributes["return_number"] == 1
-
-    def number(self, which: BoolArray) -> Int64:
-        """[M] returns of a kind in each cell."""
-        return np.bincount(self.returns.cell[which], minlength=self.cells)
-
-    @cached_property
-    def _numbers(self) -> dict[str, Int64]:
-        return {}
+    def echoes(self) -> Int64:
+        """[M, 16, 16] returns by return number and number of returns; 15 stands for more, 0 for unknown."""
+        parts = (
+            np.minimum(self.returns.attributes[name], _MOST_ECHOES - 1) if name in self.returns.attributes else 0
+            for name in ("return_number", "number_of_returns")
+        )
+        number, of = parts
+        code = (self.returns.cell * _MOST_ECHOES + number) * _MOST_ECHOES + of
+        return np.bincount(code, minlength=self.cells * _MOST_ECHOES**2).reshape(-1, _MOST_ECHOES, _MOST_ECHOES)
 
     def counts(self, kind: str) -> Int64:
         """[M] returns that a metric counts."""
-        if kind not in self._numbers:
-            if kind == "first":
-                self._numbers[kind] = self.number(self.first)
-            elif kind == "upper" and self._upper is not None:
-                self._numbers[kind] = self.number(self._upper)
-            else:
-                self._numbers[kind] = np.bincount(self.returns.cell, minlength=self.cells)
-        return self._numbers[kind]
+        if kind == "first":
+            return self.echoes[:, 1].sum(axis=1)
+        return self.upper.counts if kind == "upper" else self.all.counts
 
 
 def _ratio(part: Float64, whole: Float64, spread: BoolArray) -> Float64:
@@ -179,7 +174,8 @@ def _entropy(counts: Int64, cell: Int64, cells: int) -> Float64:
     """[M] Shannon's entropy of counts [R] in layers of cells [R], natural logarithm; 0 where there is one layer or none."""
     total = np.bincount(cell, counts, cells)
     share = counts / total[cell]
-    return np.bincount(cell, -share * np.log(share), cells)
+    found: Float64 = np.bincount(cell, -share * np.log(share), cells).astype(np.float64)
+    return found
 
 
 def _deciles(table: _Table) -> dict[str, Float64]:
@@ -209,16 +205,18 @@ def _cover(table: _Table) -> dict[str, Float64]:
 
 
 def _first_cover(table: _Table) -> dict[str, Float64]:
-    total = table.counts("first")
-    return {f"pfirstabove{height}": 100 * table.number(table.first & (table.height > height)) / total for height in COVER_HEIGHTS}
+    first = table.returns.attributes["return_number"] == 1
+    steps = len(COVER_HEIGHTS) + 1
+    passed = np.searchsorted(np.array(COVER_HEIGHTS, np.float32), table.height[first])
+    number = np.bincount(table.returns.cell[first] * steps + passed, minlength=table.cells * steps).reshape(-1, steps)
+    above = number[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return {f"pfirstabove{height}": 100 * above[:, step + 1] / above[:, 0] for step, height in enumerate(COVER_HEIGHTS)}
 
 
 def _gaps(table: _Table) -> dict[str, Float64]:
     edges = sorted({edge for layer in GAP_LAYERS for edge in layer})
     passed = dict(zip(edges, table.all.count_at_most(np.array(edges, np.float64)).T, strict=True))
-    return {
-        f"gf{low}_{high}": _ratio(passed[low].astype(np.float64), passed[high], passed[high] > 0) for low, high in GAP_LAYERS
-    }
+    return {f"gf{low}_{high}": _ratio(passed[low].astype(np.float64), passed[high], passed[high] > 0) for low, high in GAP_LAYERS}
 
 
 def _leaves(table: _Table) -> dict[str, Float64]:
@@ -253,16 +251,16 @@ def _leaves(table: _Table) -> dict[str, Float64]:
 
 
 def _return_numbers(table: _Table) -> dict[str, Float64]:
-    total, number = table.counts("all"), table.returns.attributes["return_number"]
-    return {f"p{rank}th": 100 * table.number(number == rank) / total for rank in RETURN_NUMBERS}
+    number = table.echoes.sum(axis=2)
+    return {f"p{rank}th": 100 * number[:, rank] / table.counts("all") for rank in RETURN_NUMBERS}
 
 
 def _echoes(table: _Table) -> dict[str, Float64]:
-    number, of = (table.returns.attributes[name] for name in ("return_number", "number_of_returns"))
+    number, of = np.mgrid[:_MOST_ECHOES, :_MOST_ECHOES]
     known = (number >= 1) & (number <= of)
-    total = table.number(known)
     kinds = {"p_intermediate": (number > 1) & (number < of), "p_last": (number > 1) & (number == of), "p_single": of == 1}
-    return {name: 100 * table.number(known & which) / total for name, which in kinds.items()}
+    total = table.echoes[:, known].sum(axis=1)
+    return {name: 100 * table.echoes[:, known & which].sum(axis=1) / total for name, which in kinds.items()}
 
 
 def _intensity(table: _Table) -> dict[str, Float64]:
@@ -285,10 +283,10 @@ def _rumple(table: _Table) -> dict[str, Float64]:
     width, height = (max(1, int(np.ceil(length / _PIXEL - NEAR_EDGE))) for length in returns.size)
     pixel = np.floor((returns.place + NEAR_EDGE) / _PIXEL).astype(np.int64)
     col, row = np.clip(pixel[:, 0], 0, width - 1), np.clip(pixel[:, 1], 0, height - 1)
-    top = np.full(table.cells * height * width, -np.inf, np.float32)
-    np.maximum.at(top, (returns.cell * height + row) * width + col, table.height)
-    top[np.isneginf(top)] = np.nan
-    surface = top.reshape(table.cells, height, width).astype(np.float64)
+    # bit patterns of non-negative floats rise as the floats do, and integers compare many times faster; -1 is a NaN
+    top = np.full(table.cells * height * width, -1, np.int32)
+    np.maximum.at(top, (returns.cell * height + row) * width + col, table.height.view(np.int32))
+    surface = top.view(np.float32).reshape(table.cells, height, width).astype(np.float64)
     return {"rumple": _roughness(surface)}
 
 
@@ -313,7 +311,8 @@ def _roughness(surface: Float64) -> Float64:
 
 
 def _ground(table: _Table) -> dict[str, Float64]:
-    return {"pground": 100 * table.number(table.returns.attributes["classification"] == GROUND_CLASS) / table.counts("all")}
+    cell = table.returns.cell[table.returns.attributes["classification"] == GROUND_CLASS]
+    return {"pground": 100 * np.bincount(cell, minlength=table.cells) / table.counts("all")}
 
 
 def _number(table: _Table) -> dict[str, Float64]:

@@ -8,7 +8,7 @@ ground count as 0, and "above t" means greater than t. Which returns a metric co
 - first: first returns.
 
 A metric is NaN where a cell or plot has too few of the returns that it counts. Where there are enough but all heights are equal
-(bare ground whose returns are the ground model's own), ratios that divide by their spread are 0, so that open ground stays on a map.
+(bare ground whose returns are the ground model's own), ratios that divide by their spread are 0: open ground stays on a map.
 """
 
 from __future__ import annotations
@@ -94,14 +94,13 @@ def _percentiles() -> list[Metric]:
 
 def _layers() -> list[Metric]:
     entropy = "Shannon's entropy of layers of 1 m from the ground"
+    below = "of the way from the least height to zmax"
     return [
         Metric("zentropy", "1", f"{entropy} to zmax over the logarithm of their number", _SHANNON, "layers"),
         Metric("VCI", "1", f"{entropy} to {VCI_TOP} m, higher returns left out, over ln {VCI_TOP}", _VAN_EWIJK, "layers"),
         *(
-            Metric(
-                f"zpcum{tenth}", "%", f"share of returns below {tenth}/10 of the way from the least height to zmax", _WOODS, "deciles"
-            )  # fmt: skip
-            for tenth in DECILES
+            Metric(f"zpcum{k}", "%", f"share of returns below {k}/10 {below}, without those at it", _WOODS, "deciles")
+            for k in DECILES
         ),
     ]
 
@@ -117,24 +116,19 @@ def _l_moments() -> list[Metric]:
 
 
 def _cover() -> list[Metric]:
+    number = ("return_number",)
     every = [
-        Metric(f"pzabove{height}", "%", f"canopy cover: share of all returns above {height} m", _NAESSET, "cover", "all")
-        for height in COVER_HEIGHTS
+        Metric(f"pzabove{z}", "%", f"canopy cover: share of all returns above {z} m", _NAESSET, "cover", "all")
+        for z in COVER_HEIGHTS
     ]
     first = [
         Metric(
-            f"pfirstabove{height}", "%", f"canopy cover: share of first returns above {height} m", _NAESSET, "first_cover", "first",
-            ("return_number",),
-        )  # fmt: skip
-        for height in COVER_HEIGHTS
+            f"pfirstabove{z}", "%", f"canopy cover: share of first returns above {z} m", _NAESSET, "first_cover", "first", number
+        )
+        for z in COVER_HEIGHTS
     ]
-    gaps = [
-        Metric(
-            f"gf{low}_{high}", "1", f"gap fraction: returns not above {low} m over returns not above {high} m; 0 where there are none",
-            _BOUVIER, "gaps", "all",
-        )  # fmt: skip
-        for low, high in GAP_LAYERS
-    ]
+    share = "gap fraction: returns not above {} m over returns not above {} m; 0 where there are none"
+    gaps = [Metric(f"gf{low}_{high}", "1", share.format(low, high), _BOUVIER, "gaps", "all") for low, high in GAP_LAYERS]
     return [*every, *first, *gaps]
 
 
@@ -161,7 +155,10 @@ def _echoes() -> list[Metric]:
         ("p_last", "the last of several"),
         ("p_single", "the only one of their pulse"),
     ]
-    return [*numbers, *(Metric(name, "%", f"share of returns that are {text}", _ECHO, "echoes", "all", both) for name, text in kinds)]
+    return [
+        *numbers,
+        *(Metric(name, "%", f"share of returns that are {text}", _ECHO, "echoes", "all", both) for name, text in kinds),
+    ]
 
 
 def _intensity() -> list[Metric]:
@@ -177,7 +174,7 @@ def _intensity() -> list[Metric]:
 
 
 def _others() -> list[Metric]:
-    surface = "area over planimetric area of the surface through the greatest heights of pixels of 1 m, of the triangles of pixels"
+    surface = "area over planimetric area of the surface through the greatest heights of pixels of 1 m"
     return [
         Metric("rumple", "1", f"{surface} that hold returns", _PARKER, "rumple", "all"),
         Metric("pground", "%", "share of returns of class ground (2)", _LIDR, "ground", "all", ("classification",)),

@@ -141,8 +141,8 @@ def read_returns(store: Store, window: Window, metrics: Sequence[Metric]) -> Win
         keep &= ~np.isin(points.attributes["classification"], NOISE_CLASSES)
     if "withheld" in refusing:
         keep &= points.attributes["withheld"] == 0
-    column = np.repeat(np.arange(window.size), np.diff(points.row_splits))[keep]
-    row, col = np.divmod(column, window.cols)
+    counts = np.diff(np.concatenate([[0], np.cumsum(keep)])[points.row_splits])
+    row, col = (np.repeat(part, counts) for part in np.divmod(np.arange(window.size), window.cols))
     place = points.offset[keep] + np.stack([col, row], axis=1) * store.grid.column
     return WindowReturns(row, col, place, points.height[keep], {name: points.attributes[name][keep] for name in needed})
 
@@ -165,7 +165,7 @@ def _one(
     shapely.prepare(local)
     covered = _covered(local, found, window, merge, grid)
     corner, far = np.array(local.bounds[:2]), np.array(local.bounds[2:])
-    near = ((found.place >= corner - NEAR_EDGE) & (found.place <= far)).all(axis=1)
+    near: BoolArray = np.all((found.place >= corner - NEAR_EDGE) & (found.place <= far), axis=1)
     # moved a hair south-east, a return on an edge is inside of the polygon that owns it
     near[near] = shapely.contains_xy(local, *(found.place[near] + NEAR_EDGE).T)
     inside = found.take(near)

@@ -11,6 +11,7 @@ Sums run over sorted values, so they do not depend on the order in which points 
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 _CELL = np.uint64(32)
 _MOST_CELLS = 1 << 32
@@ -57,7 +60,7 @@ class SortedCells:
         """[N] place of each value in its cell, from 0."""
         return np.arange(len(self.values)) - self.spread(self.splits[:-1])
 
-    def spread(self, of_cells: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def spread(self, of_cells: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
         """[N] what belongs to the cell of each value."""
         return np.repeat(of_cells, self.counts)
 
