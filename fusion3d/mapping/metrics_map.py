@@ -28,7 +28,7 @@ from fusion3d.tasks.plot_metrics import WindowReturns, check_options, choose_met
 
 DEFAULT_RESOLUTION = 20.0
 """Metres: about the area of the field plots that national inventories measure."""
-_POINTS = 2_000_000
+_POINTS = 1_000_000
 """In memory at once, unless one row of cells of a block holds more."""
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from fusion3d.errors import ConfigError
@@ -16,6 +19,12 @@ def test_the_names_that_users_of_lidr_know_are_there():
     known |= {"L1", "L2", "L3", "L4", "Lskew", "Lkurt", "Lcv", "lad_min", "lad_max", "lad_mean", "lad_cv", "lad_sum"}
     known |= {"imean", "isd", "imax", "iskew", "ikurt", "iq50", "p1th", "p5th", "pground", "n"}
     assert known <= set(CATALOGUE)
+
+
+def test_the_page_on_plot_metrics_names_every_metric():
+    page = (Path(__file__).parents[2] / "docs" / "plot_metrics.md").read_text()
+    inside = re.compile(r"zq\d+|zpcum\d|p\dth")  # the page gives first and last
+    assert [name for name in CATALOGUE if f"`{name}`" not in page and not inside.fullmatch(name)] == []
 
 
 def test_every_metric_has_a_unit_a_definition_and_a_source():
