@@ -1,7 +1,8 @@
 """Peak memory of a training step: for 2 and for 6 sensors, and for batches of 1, 4 and 16 times the columns.
 
 Each case is a process of its own that trains a few steps, each on a batch that holds a drawn pair of sensors, and reads the
-high-water mark of its resident memory (Linux). The pair named first is the heaviest: every case trains it.
+high-water mark of its resident memory (Linux), apart for reading a batch and for the step. The pair named first is the heaviest:
+every case trains it. A batch is as large as its columns: what a step takes beside it is what the pieces bound.
 
     python tools/bench_memory.py --store scene.zarr
 """
@@ -13,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -36,17 +37,17 @@ def main() -> None:
     if options.case:
         print(json.dumps(measured(options, int(options.case[0]), int(options.case[1]))))
         return
-    print("| sensors | columns of a batch | batch, MiB | before the steps | peak | to the first | peak without the batch |")
-    print("|---|---|---|---|---|---|---|")
+    print("| sensors | columns of a batch | batch, MiB | before the steps | peak of reading | of a step | beside the batch |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
     first = None
     for sensors, times in ((2, 1), (6, 1), (6, 4), (6, 16)):
         found = in_own_process(sensors, times)
         first = first or found
-        bare, bare_first = (case["peak"] - case["batch"] for case in (found, first))
+        sizes = [found[name] / MEBI for name in ("batch", "before", "reading", "step", "beside")]
         print(
-            f"| {found['sensors']} | {found['columns']:,} | {found['batch'] / MEBI:.0f} | {found['before'] / MEBI:.0f} | "
-            f"{found['peak'] / MEBI:.0f} | {found['peak'] / first['peak'] - 1:+.0%} | "
-            f"{bare / MEBI:.0f} ({bare / bare_first - 1:+.0%}) |",
+            f"| {found['sensors']} | {found['columns']:,} | "
+            + " | ".join(f"{size:.0f}" for size in sizes)
+            + f" ({found['beside'] / first['beside'] - 1:+.0%}) |",
             flush=True,
         )
 
@@ -76,24 +77,28 @@ def measured(options: argparse.Namespace, sensors: int, times: int) -> dict[str,
     module.configure_model()
     optimizer = torch.optim.AdamW(module.parameters())
     pairs = [names[:2], *[pair for pair in combinations(names, 2) if list(pair) != names[:2]]]
-    sizes: list[int] = []
-    chips = options.chips * times
+    device, chips = torch.device("cpu"), options.chips * times
+    found = {"sensors": sensors, "columns": chips * options.size**2, "batch": 0, "before": used(device)}
+    found |= {"reading": 0, "step": 0, "beside": 0}
+    batch, drawn = None, DrawnPair(("", ""), 1.0, (0.5, 0.5))
 
-    def steps() -> None:
-        for step in range(options.steps):
-            pair = tuple(sorted(pairs[step % len(pairs)]))
-            batch = source.batch(chips, pair)
-            sizes.append(held(batch))
-            loss, _ = module.loss(batch, [DrawnPair(pair, 1.0, (0.5, 0.5))], (0, step))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    def read() -> None:
+        nonlocal batch
+        batch = source.batch(chips, drawn.pair)
 
-    device = torch.device("cpu")
-    before = used(device)
-    highest = before + peak(device, steps)
-    columns = chips * options.size**2
-    return {"sensors": sensors, "columns": columns, "batch": max(sizes), "before": before, "peak": highest}
+    def learn() -> None:
+        loss, _ = module.loss(batch, [drawn], (0, step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for step in range(options.steps):
+        drawn = replace(drawn, pair=tuple(sorted(pairs[step % len(pairs)])))
+        batch = None
+        reading, learning = (used(device) + peak(device, run) for run in (read, learn))
+        for name, size in (("batch", held(batch)), ("reading", reading), ("step", learning), ("beside", learning - held(batch))):
+            found[name] = max(found[name], size)
+    return found
 
 
 class Source:

@@ -21,6 +21,7 @@ from torch import Tensor
 from fusion3d.data.chips import collate
 from fusion3d.data.observation import ChipBatch, FootprintObservation, PointObservation, RasterObservation
 from fusion3d.ops import column_of_row, height_profile, splits_from_counts
+from fusion3d.pretraining.memory import give_back_freed_memory
 from fusion3d.pretraining.objective import to_columns
 
 POINT_SHARE = 0.5
@@ -98,9 +99,12 @@ def all_of(batch: ChipBatch, sensor: str) -> Hidden | None:
         return None if shots is None else _profile(shots.height, shots.energy.clamp(min=0), shots.row_splits.diff())
     if sensor not in batch.rasters:
         return None
-    # a chip at a time: its pixels in float32, those of a batch at once would be several times the batch
-    chips = [batch.rasters[sensor].part(chip, chip + 1) for chip in range(batch.chips)]
-    return _joined([_pixel_means(chip, chip.valid & chip.date_present[:, :, None, None, None], batch.size) for chip in chips])
+    found = []
+    for number in range(batch.chips):  # one at a time: copies of all pixels of a batch are large
+        give_back_freed_memory()
+        chip = batch.rasters[sensor].part(number, number + 1)
+        found.append(_pixel_means(chip, chip.valid & chip.date_present[:, :, None, None, None], batch.size))
+    return _joined(found)
 
 
 def _joined(hidden: Sequence[Hidden]) -> Hidden:
