@@ -424,24 +424,34 @@ def fit(
     variable: Annotated[str, typer.Option("--target", help="Column of the plots to predict.")],
     target: Annotated[Path, typer.Option("--out", help="Folder for model, scores and held-out predictions.")],
     task: Annotated[str, typer.Option(help="What kind of variable: biomass (continuous, not negative).")] = "biomass",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="ridge (linear), forest (random forest), boosting (boosted trees), mlp (small network), or power (power law of a "
+            "few positive predictors, such as height metrics)."
+        ),
+    ] = "ridge",
     unit: Annotated[str | None, typer.Option(help="Unit of the target, such as Mg/ha.")] = None,
     radius: Annotated[float | None, typer.Option(help="Of plots that are points without a `radius` column, metres.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of a file that has several.")] = None,
     crs: Annotated[str | None, typer.Option(help="CRS of a CSV's coordinates.")] = None,
     stratum: Annotated[str | None, typer.Option(help="Column of the plots to score separately by.")] = None,
     transform: Annotated[str, typer.Option(help="none, sqrt or log1p; what comes back is corrected for bias.")] = "none",
-    scheme: Annotated[str, typer.Option(help="What is held out: blocks of ground, or random plots (too hopeful).")] = "blocks",
+    scheme: Annotated[
+        str, typer.Option(help="What is held out: blocks of ground, each of the strata in turn, or random plots (too hopeful).")
+    ] = "blocks",
     block: Annotated[float | None, typer.Option(help="Side of the blocks, metres [default: from the plots].")] = None,
     folds: Annotated[int, typer.Option(help="Shares that are held out in turn.")] = 5,
     baseline: Annotated[Path | None, typer.Option(help="Raster to compare with, such as canopy height.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the blocks and the bootstrap.")] = 0,
+    level: Annotated[float, typer.Option(help="Share of measured values that intervals of predictions shall cover.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Of the blocks, the bootstrap, and models that draw lots.")] = 0,
 ) -> None:
-    """A linear model on frozen embeddings from field plots, scored on blocks of ground that it never saw."""
+    """A model on frozen embeddings from field plots, with intervals, scored on blocks of ground that it never saw."""
     from fusion3d.tasks.fit import fit as run
 
     result = run(
-        embedding, labels, variable, target, task=task, unit=unit, radius=radius, layer=layer, crs=crs, stratum=stratum,
-        transform=transform, scheme=scheme, block=block, folds=folds, baseline=baseline, seed=seed,
+        embedding, labels, variable, target, task=task, model=model, unit=unit, radius=radius, layer=layer, crs=crs,
+        stratum=stratum, transform=transform, scheme=scheme, block=block, folds=folds, baseline=baseline, level=level, seed=seed,
     )  # fmt: skip
     out.print(str(result), markup=False)
 
@@ -451,12 +461,16 @@ def map_(
     model: Annotated[Path, typer.Argument(help="Folder of `fusion3d fit`.")],
     embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif).")],
     target: Annotated[Path, typer.Option("--out", help="Map to write, a COG (.tif).")],
+    level: Annotated[float | None, typer.Option(help="Of the interval, such as 0.9 [default: that of the fit].")] = None,
+    estimate_only: Annotated[bool, typer.Option("--estimate-only", help="No bands but the estimate.")] = False,
+    block: Annotated[int, typer.Option(help="Side of what is computed at once, cells; changes memory, never the values.")] = 256,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Wall-to-wall map of a variable from its model and a map of embeddings."""
+    """Wall-to-wall map of a variable: estimate, standard error, interval, and where the model extrapolates."""
     from fusion3d.mapping.predict import predict
 
-    out.print(str(predict(model, embedding, target, progress=not quiet)), markup=False)
+    found = predict(model, embedding, target, level=level, estimate_only=estimate_only, block=block, progress=not quiet)
+    out.print(str(found), markup=False)
 
 
 @app.command()

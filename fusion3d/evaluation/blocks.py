@@ -1,4 +1,4 @@
-"""Folds of plots for cross-validation: square blocks of ground that are held out whole, or plots at random.
+"""Folds of plots for cross-validation: square blocks of ground that are held out whole, strata, or plots at random.
 
 Neighbouring plots resemble each other. Held out at random, a plot is predicted from its neighbours, and the score says how well
 the model interpolates between them, not how well it maps a place without plots (Roberts et al. 2017, Ecography 40).
@@ -20,7 +20,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-SCHEMES = ("blocks", "random")
+SCHEMES = ("blocks", "random", "strata")
 _BLOCKS_A_FOLD = 4
 _PLOTS_A_BLOCK = 3
 _ROUNDING = 1e-6
@@ -33,7 +33,7 @@ class Folds:
 
     Attributes
     ----------
-    scheme : "blocks" or "random"
+    scheme : "blocks", "random" or "strata"
     fold : [P] from 0
     group : [P] identity of the block (of the plot itself when folds are random): what must not be split
     side : of a block, metres; None when folds are random
@@ -120,6 +120,41 @@ def random_folds(
     group = np.arange(count)
     near = np.zeros((2, 0), np.int64) if buffer is None else _near(polygons, buffer / unit)
     return Folds("random", deal(group, min(folds, count), seed), group, None, near, buffer or 0.0, seed, (_RANDOM,))
+
+
+def stratum_folds(
+    polygons: npt.NDArray[np.object_],
+    unit: float,
+    strata: Sequence[str],
+    *,
+    side: float | None = None,
+    buffer: float = 0.0,
+    seed: int = 0,
+) -> Folds:
+    """Each stratum held out in turn: how well a model does in a kind of place without plots.
+
+    Parameters
+    ----------
+    strata : [P] a fold each, in alphabetical order
+    polygons, unit, side, buffer : as for `spatial_folds`; blocks, cut at strata, are what is not split inside of training
+
+    Raises
+    ------
+    ConfigError
+        There is one stratum only, or an option is out of range.
+    """
+    _check(2, buffer)
+    names, fold = np.unique(np.array(strata, dtype=str), return_inverse=True)
+    fold = fold.reshape(-1).astype(np.int64)
+    if len(names) < 2:
+        raise ConfigError("--scheme strata: all plots are of one stratum, so none can be held out; use --scheme blocks")
+    centre = centres(polygons) * unit
+    if side is None:
+        side = default_side(centre, len(names))
+    elif not (math.isfinite(side) and side > 0):
+        raise ConfigError(f"--block {side} must be a positive number of metres")
+    group = np.unique(np.stack([fold, blocks_of(centre, side)]), axis=1, return_inverse=True)[1].reshape(-1)
+    return Folds("strata", fold, group, float(side), _near(polygons, buffer / unit), float(buffer), seed)
 
 
 def centres(polygons: npt.NDArray[np.object_]) -> Float64:

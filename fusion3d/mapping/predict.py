@@ -1,4 +1,4 @@
-"""A fitted model applied to every cell of a map of embeddings."""
+"""A fitted model applied to every cell of a map of embeddings: estimate, error, interval, and where it extrapolates."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ from fusion3d.grid import Window
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.io.raster import open_raster
 from fusion3d.mapping.tiles import read_ahead
+from fusion3d.tasks.conformal import check_level, plots_needed
 from fusion3d.tasks.model import TargetModel, same_origin
+from fusion3d.tasks.model_file import read_model
 from fusion3d.tasks.support import band_names, read_window, require_map
+
+EXTRAPOLATION = "extrapolation"
+"""Name of the band that is 1 outside of the model's domain."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,14 @@ class PredictSummary:
     Attributes
     ----------
     output : file
-    target, unit : of its band
+    target, unit : of what is mapped
+    bands : names
     rows, cols : of the map
     mapped : cells with a value
     low, mean, high : of the values, in `unit`
     clipped : cells of a model of a non-negative target whose value is 0: it went there or below
+    error : mean standard error, in `unit`; NaN where it is not mapped
+    extrapolated : cells outside of the model's domain; None where that is not mapped
     notes : in words
     seconds : wall time
     """
@@ -41,6 +49,7 @@ class PredictSummary:
     output: Path
     target: str
     unit: str
+    bands: tuple[str, ...]
     rows: int
     cols: int
     mapped: int
@@ -48,6 +57,8 @@ class PredictSummary:
     mean: float
     high: float
     clipped: int
+    error: float
+    extrapolated: int | None
     notes: tuple[str, ...]
     seconds: float
 
@@ -55,22 +66,38 @@ class PredictSummary:
         unit = f" {self.unit}" if self.unit else ""
         text = (
             f"{self.output}: {self.target} on {self.mapped} of {self.rows * self.cols} cells, mean {self.mean:.4g}{unit} "
-            f"({self.low:.4g} to {self.high:.4g}), {self.clipped} at 0; {self.seconds:.0f} s"
+            f"({self.low:.4g} to {self.high:.4g}), {self.clipped} at 0"
         )
+        if not math.isnan(self.error):
+            text += f", mean standard error {self.error:.4g}{unit}"
+        if self.extrapolated is not None:
+            text += f", {self.extrapolated} extrapolated"
+        text += f"; {self.seconds:.0f} s"
         return "\n".join([*(f"note: {note}" for note in self.notes), text])
 
 
 def predict(
-    model: str | Path | TargetModel, embedding_map: str | Path, out: str | Path, *, block: int = 256, progress: bool = False
+    model: str | Path | TargetModel,
+    embedding_map: str | Path,
+    out: str | Path,
+    *,
+    level: float | None = None,
+    estimate_only: bool = False,
+    block: int = 256,
+    progress: bool = False,
 ) -> PredictSummary:
     """Write the model's value for every cell of a map of embeddings as a COG on the same cells.
 
-    Cells without an embedding are nodata (NaN). The band is named by target and unit, as `agb_Mg_ha`.
+    Bands are named by target and unit: `agb_Mg_ha`, its standard error `agb_se_Mg_ha`, the ends of its interval
+    `agb_lower90_Mg_ha` and `agb_upper90_Mg_ha`, and `extrapolation`, 1 where the model is outside of its domain and 0 elsewhere. A
+    model of an older version has the first one alone. Cells without an embedding are nodata (NaN) in all of them.
 
     Parameters
     ----------
     model : folder or model.json of `fusion3d fit`, or the model itself
     out : file that ends in .tif
+    level : of the interval; None for that of the fit
+    estimate_only : the first band alone
     block : side of the squares that are computed at once, cells: more memory when larger, the same values
     progress : draw a progress bar
 
@@ -87,7 +114,10 @@ def predict(
         raise ConfigError(f"--out {path}: give a name that ends in .tif")
     if block < 1:
         raise ConfigError(f"--block {block} must be at least 1 cell")
-    model = model if isinstance(model, TargetModel) else TargetModel.read(model)
+    if level is not None:
+        check_level(level)
+    model = model if isinstance(model, TargetModel) else read_model(model)
+    bands = _Bands(model, model.level if level is None else level, estimate_only)
     source = require_map(open_raster(embedding_map))
     model.check_bands(band_names(source), embedding_map)
     if path.exists() and path.samefile(embedding_map):
@@ -98,46 +128,99 @@ def predict(
         for row in range(0, lattice.rows, block)
         for col in range(0, lattice.cols, block)
     ]
-    tally = _Tally()
-    about = _tags(model, embedding_map, source.tags)
+    tally = _Tally(len(bands.names))
+    about = _tags(model, embedding_map, source.tags) | bands.tags
     writer = CogWriter(
-        path, x0=lattice.x0, y0=lattice.y0, pixel=lattice.cell, width=lattice.cols, height=lattice.rows, count=1, crs=source.crs,
-        dtype="float32", nodata=math.nan, band_names=[model.band_name], units=model.unit, tags=about,
+        path, x0=lattice.x0, y0=lattice.y0, pixel=lattice.cell, width=lattice.cols, height=lattice.rows, count=len(bands.names),
+        crs=source.crs, dtype="float32", nodata=math.nan, band_names=bands.names, units=bands.units, tags=about,
     )  # fmt: skip
     with writer:
         tiles = read_ahead(windows, lambda window: read_window(source, lattice, window))
         shown = track(tiles, "map", len(windows), console=Console(stderr=True), disable=not progress)
-        for window, (bands, seen) in shown:
+        for window, (embedding, seen) in shown:
             if not seen.any():
                 continue
-            values = np.full(seen.shape, np.nan, np.float32)
-            values[seen] = model.predict_bands(bands[:, seen])
-            tally.add(values[seen])
-            writer.write(values[None], window.row, window.col)
+            values = np.full((len(bands.names), *seen.shape), np.nan, np.float32)
+            values[:, seen] = bands.of(embedding[:, seen])
+            tally.add(values[:, seen])
+            writer.write(values, window.row, window.col)
         if not tally.count:
             raise InputError(embedding_map, "holds no data: there is nothing to map", "embed a place that a sensor saw")
     difference = same_origin(model, source.tags)
+    notes = (*bands.notes, *(() if difference is None else (difference,)))
+    means = dict(zip(bands.names, tally.totals / tally.count, strict=True))
+    outside = means.get(EXTRAPOLATION)
     return PredictSummary(
-        path, model.target, model.unit, lattice.rows, lattice.cols, tally.count, tally.low, tally.total / tally.count, tally.high,
-        tally.zeros if model.nonnegative else 0, () if difference is None else (difference,), time.monotonic() - began,
+        path, model.target, model.unit, bands.names, lattice.rows, lattice.cols, tally.count, tally.low,
+        float(tally.totals[0] / tally.count), tally.high, tally.zeros if model.nonnegative else 0,
+        float(means.get(model.band_named("se"), math.nan)), None if outside is None else round(outside * tally.count), notes,
+        time.monotonic() - began,
     )  # fmt: skip
 
 
-class _Tally:
-    """Count, sum and ends of the values of a map as they are written."""
+class _Bands:
+    """What is mapped of a model: names, units and values of the bands."""
 
-    def __init__(self) -> None:
-        self.count, self.zeros, self.total, self.low, self.high = 0, 0, 0.0, math.inf, -math.inf
+    def __init__(self, model: TargetModel, level: float, estimate_only: bool) -> None:
+        self.model, self.level = model, level
+        self.intervals = None if estimate_only else model.intervals
+        self.domain = None if estimate_only else model.domain
+        percent = f"{100 * level:g}".replace(".", "_")
+        names, notes = [model.band_name], []
+        if self.intervals is not None:
+            names += [model.band_named(what) for what in ("se", f"lower{percent}", f"upper{percent}")]
+            count = len(self.intervals.scaled)
+            if math.isinf(self.intervals.quantile(level)):
+                notes.append(
+                    f"{count} plots are too few for {100 * level:g} % intervals, whose bands are empty: {plots_needed(level)} are needed"
+                )
+        units = [model.unit] * len(names)
+        if self.domain is not None:
+            names.append(EXTRAPOLATION)
+            units.append("1")
+        if not estimate_only and len(names) == 1:
+            notes.append("the model holds neither intervals nor a domain: fit it again to map them")
+        self.names, self.units, self.notes = tuple(names), units, tuple(notes)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a reader of the file must know of the bands."""
+        found = {}
+        if self.intervals is not None:
+            found["level"] = f"{self.level:g}"
+        if self.domain is not None:
+            found["extrapolation"] = f"1 where the dissimilarity index exceeds {self.domain.threshold:.6g} (Meyer and Pebesma 2021)"
+        return found
+
+    def of(self, cells: np.ndarray) -> np.ndarray:
+        """[B, n] float32 from the bands [D, n] of cells with data."""
+        predicted = self.model.predict_bands(cells)
+        found = [predicted]
+        if self.intervals is not None:
+            found.append(self.intervals.standard_error(predicted))
+            found += self.intervals.bounds(predicted, self.level, self.model.nonnegative)
+        if self.domain is not None:
+            found.append(self.domain.outside(cells).astype(np.float64))
+        return np.stack(found).astype(np.float32)
+
+
+class _Tally:
+    """Count, sums and ends of the values of a map as they are written; ends and zeros are those of the first band."""
+
+    def __init__(self, bands: int) -> None:
+        self.count, self.zeros, self.low, self.high = 0, 0, math.inf, -math.inf
+        self.totals = np.zeros(bands)
 
     def add(self, values: np.ndarray) -> None:
-        self.count += values.size
-        self.zeros += int((values == 0).sum())
-        self.total += float(values.sum(dtype=np.float64))
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        """Of cells [B, n]."""
+        self.count += values.shape[1]
+        self.zeros += int((values[0] == 0).sum())
+        self.totals += values.sum(axis=1, dtype=np.float64)
+        self.low, self.high = min(self.low, float(values[0].min())), max(self.high, float(values[0].max()))
 
 
 def _tags(model: TargetModel, embedding_map: str | Path, tags: Mapping[str, str]) -> dict[str, str]:
-    made = {"target": model.target, "unit": model.unit, "transform": model.transform, "embedding": str(embedding_map)}
+    made = {"target": model.target, "model": model.kind, "unit": model.unit, "transform": model.transform, "embedding": str(embedding_map)}
     fitted = {f"fitted_on_{name}": value for name, value in model.trained_on.items()}
     simulated = {"simulated": tags["simulated"]} if "simulated" in tags else {}
     return {**made, **simulated, "nonnegative": str(model.nonnegative).lower(), **fitted, "fusion3d": model.version}

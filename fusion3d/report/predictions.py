@@ -9,7 +9,8 @@ import numpy as np
 from fusion3d.report.biomass_map import Agreement, agreement
 from fusion3d.report.drawing import COLOURS, INK, Picture, render, sheet, style
 from fusion3d.report.markup import Cell, figure, number, sentence, table
-from fusion3d.tasks.scorecard import HeldOut, Scorecard
+from fusion3d.tasks.held_out import HeldOut
+from fusion3d.tasks.scorecard import Scorecard
 from fusion3d.tasks.scores import Figure, Scores
 
 

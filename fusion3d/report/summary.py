@@ -8,7 +8,7 @@ from fusion3d.report.markup import cards, damaged, number, sentence
 from fusion3d.report.material import Material, attempt
 from fusion3d.report.predictions import held_out_agreement
 from fusion3d.report.retrieval import mean_recall, read_retrieval
-from fusion3d.tasks.scorecard import HeldOut
+from fusion3d.tasks.held_out import HeldOut
 
 
 def summary_section(material: Material) -> str:

@@ -1,8 +1,8 @@
 """From a map of embeddings and field plots to a model of a continuous variable, scored on ground that it never saw.
 
-Each plot is described by the area-weighted mean of the embeddings under it; a ridge regression predicts the measured value from
-that. Blocks of ground are held out in turn: everything that is chosen or estimated, the penalty and the bias correction
-included, is so from the other plots.
+Each plot is described by the area-weighted mean of the embeddings under it; a model predicts the measured value from that. Blocks
+of ground are held out in turn: everything that is chosen or estimated, the penalty and the bias correction included, is so from the
+other plots. Held-out residuals also make the intervals of predictions; whether these cover is measured with those of other folds.
 """
 
 from __future__ import annotations
@@ -20,24 +20,29 @@ import numpy.typing as npt
 import shapely
 
 from fusion3d.errors import ConfigError, InputError
-from fusion3d.evaluation.blocks import SCHEMES, Folds, centres, random_folds, spatial_folds
+from fusion3d.evaluation.blocks import SCHEMES, Folds, centres, random_folds, spatial_folds, stratum_folds
 from fusion3d.evaluation.plots import PlotTable, read_plots
-from fusion3d.evaluation.ridge import fit_ridge
 from fusion3d.grid import map_crs, metric_unit
 from fusion3d.io.raster import RasterFile, open_raster
-from fusion3d.tasks.model import MODEL_FILE, ORIGIN_TAGS, TargetModel
-from fusion3d.tasks.scorecard import PREDICTIONS_FILE, SCORES_FILE, FoldFacts, HeldOut, Scorecard
+from fusion3d.tasks.conformal import LEVEL, check_level, plots_needed
+from fusion3d.tasks.coverage import Coverage, coverage, quartiles
+from fusion3d.tasks.cross_fit import cross_fit, fit_arrays
+from fusion3d.tasks.held_out import PREDICTIONS_FILE, HeldOut
+from fusion3d.tasks.model import ORIGIN_TAGS, TargetModel
+from fusion3d.tasks.model_file import ARRAYS_FILE, MODEL_FILE, write_model
+from fusion3d.tasks.regressors import Family, family
+from fusion3d.tasks.scorecard import SCORES_FILE, FoldFacts, Quartile, Scorecard
 from fusion3d.tasks.scores import Scores, score
 from fusion3d.tasks.support import PlotFeatures, means_under, require_map, statistics_under
-from fusion3d.tasks.transform import check_transform, forward
+from fusion3d.tasks.transform import check_transform
 
 Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 TASKS = ("biomass",)
 _FEWEST_PLOTS = 6
-_FEWEST_TRAINING = 3
 _FEW_PLOTS = 30
+_LARGER = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class FitResult:
     def __str__(self) -> str:
         card = self.scorecard
         unit = f" ({card.unit})" if card.unit else ""
-        head = f"{card.target}{unit}: ridge on {card.dimensions} bands, {card.plots} plots, {card.folds}"
+        head = f"{card.target}{unit}: {card.kind} on {card.dimensions} bands, {card.plots} plots, {card.folds}"
         return "\n".join([head, "", card.table(), "", *(f"note: {text}" for text in card.notes), f"model and scores: {self.out}"])
 
 
@@ -63,6 +68,7 @@ def fit(
     out: str | Path,
     *,
     task: str = "biomass",
+    model: str = "ridge",
     unit: str | None = None,
     radius: float | None = None,
     layer: str | None = None,
@@ -74,24 +80,27 @@ def fit(
     folds: int = 5,
     buffer: float | None = None,
     baseline: str | Path | None = None,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> FitResult:
-    """Fit a ridge model of plots on embeddings and score it on held-out plots.
+    """Fit a model of plots on embeddings, score it on held-out plots and calibrate its intervals.
 
     Parameters
     ----------
     embedding_map : raster of `fusion3d embed`; any raster with square pixels, north up
     labels, target, unit, radius, layer, crs, stratum : as for `read_plots`; `crs` also stands for rasters without one
-    out : folder for model.json, scores.json and predictions.csv
+    out : folder for model.json and model.safetensors, scores.json and predictions.csv
     task : biomass: the variable has no negative values
+    model : ridge, forest, boosting, mlp or power
     transform : of the target: none, sqrt or log1p
-    scheme : "blocks" of ground, or "random" plots (with a warning)
+    scheme : "blocks" of ground, "random" plots (with a warning), or "strata", each held out in turn
     block : side of a block, metres; None chooses it from the plots
     folds : to hold out in turn
     buffer : metres between held-out plots and those trained with; None for the diagonal of a cell with blocks, so that no cell
         is on both sides
-    baseline : any raster, for instance of canopy height: the same ridge on its mean and percentiles is scored beside
-    seed : of folds and bootstrap
+    baseline : any raster, for instance of canopy height: the same kind of model on its mean and percentiles is scored beside
+    level : share of measured values that intervals of predictions shall cover
+    seed : of folds, bootstrap and models that draw lots
 
     Raises
     ------
@@ -104,7 +113,13 @@ def fit(
         raise ConfigError(f"--task {task!r}: give one of {', '.join(TASKS)}")
     if scheme not in SCHEMES:
         raise ConfigError(f"folds are {' or '.join(SCHEMES)}, not {scheme!r}")
+    chosen_family = family(model)
     check_transform(transform)
+    check_level(level)
+    if transform not in chosen_family.transforms:
+        raise ConfigError(f"--model {model} has its own way with a skewed target: leave --transform {transform} away")
+    if scheme == "strata" and stratum is None:
+        raise ConfigError("--scheme strata needs --stratum COLUMN")
     if seed < 0:
         raise ConfigError(f"--seed {seed} must not be negative")
     folder = Path(out)
@@ -117,16 +132,16 @@ def fit(
     if not table.unit:
         notes.append(f"no --unit given: the map will not say what its {target} is in")
     table, features = _on_data(table, means_under(embedding, table.geometry), embedding, notes)
-    if scheme == "random":
-        split = random_folds(table.geometry, scale, folds=folds, buffer=buffer, seed=seed)
-    else:
-        apart = math.sqrt(2) * embedding.pixel * scale if buffer is None else buffer
-        split = spatial_folds(table.geometry, scale, side=block, folds=folds, buffer=apart, seed=seed)
+    split = _folds(table, scheme, embedding.pixel * scale, scale, block, folds, buffer, seed)
     notes += split.notes
     about = {"target": target, "unit": table.unit, "transform": transform, "nonnegative": True}
-    predicted, penalties = _held_out(features.values, table.values, split, about)
+    origin = {name: embedding.tags[name] for name in ORIGIN_TAGS if name in embedding.tags}
+    trained_on = {"embedding": str(embedding_map), **origin, "labels": str(labels), "plots": str(len(table))}
+    found = fit_arrays(
+        chosen_family, features.values, table.values, split, names=features.names, level=level, trained_on=trained_on, **about
+    )
     raster = None if baseline is None else open_raster(baseline, crs=crs)
-    beside = None if raster is None else _baseline(raster, table, split, about, notes)
+    beside = None if raster is None else _baseline(chosen_family, raster, table, split, about, notes)
     held_out = HeldOut(
         plot=table.ids,
         x=centres(table.geometry)[:, 0],
@@ -134,17 +149,16 @@ def fit(
         fold=split.fold,
         block=split.group,
         measured=table.values,
-        predicted=predicted,
+        predicted=found.held_out.predicted,
         null=_training_means(table.values, split),
         baseline=beside,
         stratum=table.strata,
+        lower=found.lower,
+        upper=found.upper,
     )
-    scores = _score(predicted, held_out, seed)
+    scores = _score(held_out.predicted, held_out, seed)
     _remark(notes, scores, len(table))
-    fitted = fit_ridge(features.values, forward(transform, table.values), groups=split.group, seed=seed)
-    origin = {name: embedding.tags[name] for name in ORIGIN_TAGS if name in embedding.tags}
-    trained_on = {"embedding": str(embedding_map), **origin, "labels": str(labels), "plots": str(len(table))}
-    model = TargetModel.of(fitted, features=features.names, trained_on=trained_on, **about)
+    notes += [*chosen_family.remarks(found.model.regressor, features.names), *_on_intervals(table, found.model, embedding, split)]
     card = Scorecard(
         task=task,
         target=target,
@@ -156,16 +170,33 @@ def fit(
         dimensions=len(features.names),
         plots=len(table),
         folds=FoldFacts(scheme, split.count, split.groups, split.side, split.buffer, seed),
-        penalty=model.ridge.penalty,
-        fold_penalties=penalties,
+        chosen=found.chosen,
+        fold_chosen=found.held_out.chosen,
         model=scores,
         null=_score(held_out.null, held_out, seed),
+        kind=model,
+        method=chosen_family.method,
         baseline=None if beside is None else _score(beside, held_out, seed),
-        strata=None if table.strata is None else _by_stratum(held_out, seed),
+        strata=None if table.strata is None else {name: _score(held_out.predicted, held_out, seed, at) for name, at in _strata(table)},
+        quartiles=_by_quartile(held_out, seed),
+        level=level,
+        coverage=_coverage(held_out),
+        strata_coverage=None if table.strata is None else {name: _coverage(held_out, at) for name, at in _strata(table)},
         notes=tuple(notes),
     )
-    _write(folder, model, card, held_out)
-    return FitResult(folder, model, card, held_out)
+    _write(folder, found.model, card, held_out)
+    return FitResult(folder, found.model, card, held_out)
+
+
+def _folds(
+    table: PlotTable, scheme: str, pixel: float, scale: float, block: float | None, folds: int, buffer: float | None, seed: int
+) -> Folds:
+    if scheme == "random":
+        return random_folds(table.geometry, scale, folds=folds, buffer=buffer, seed=seed)
+    apart = math.sqrt(2) * pixel if buffer is None else buffer
+    if scheme == "strata":
+        return stratum_folds(table.geometry, scale, table.strata or (), side=block, buffer=apart, seed=seed)
+    return spatial_folds(table.geometry, scale, side=block, folds=folds, buffer=apart, seed=seed)
 
 
 def _on_data(table: PlotTable, features: PlotFeatures, embedding: RasterFile, notes: list[str]) -> tuple[PlotTable, PlotFeatures]:
@@ -185,27 +216,6 @@ def _on_data(table: PlotTable, features: PlotFeatures, embedding: RasterFile, no
     return table.take(usable), PlotFeatures(features.names, features.values[usable], features.covered[usable])
 
 
-def _held_out(
-    features: Float64, values: Float64, split: Folds, about: dict[str, Any], used: BoolArray | None = None
-) -> tuple[Float64, tuple[float, ...]]:
-    """[P] what models of the other folds predict, NaN where not `used`, and their penalties."""
-    used = np.ones(len(values), np.bool_) if used is None else used
-    predicted, penalties = np.full(len(values), np.nan), []
-    names = tuple(map(str, range(features.shape[1])))
-    for number in range(split.count):
-        training, held_out = (part & used for part in split.split(number))
-        if not held_out.any():
-            continue
-        if training.sum() < _FEWEST_TRAINING:
-            problem = f"fold {number} leaves {int(training.sum())} plots to train with"
-            raise ConfigError(f"{problem}; pass a smaller --block or --buffer, or give more plots")
-        target = forward(about["transform"], values[training])
-        fitted = fit_ridge(features[training], target, groups=split.group[training], seed=split.seed)
-        predicted[held_out] = TargetModel.of(fitted, features=names, **about).predict(features[held_out])
-        penalties.append(fitted.ridge.penalty)
-    return predicted, tuple(penalties)
-
-
 def _training_means(values: Float64, split: Folds) -> Float64:
     """[P] mean of the plots that a held-out plot's model was trained with."""
     found = np.full(len(values), np.nan)
@@ -215,7 +225,9 @@ def _training_means(values: Float64, split: Folds) -> Float64:
     return found
 
 
-def _baseline(raster: RasterFile, table: PlotTable, split: Folds, about: dict[str, Any], notes: list[str]) -> Float64:
+def _baseline(
+    kind: Family[Any], raster: RasterFile, table: PlotTable, split: Folds, about: dict[str, Any], notes: list[str]
+) -> Float64:
     """[P] held-out predictions from a raster's mean and percentiles under each plot, in the same folds."""
     found = statistics_under(raster, table.to_crs(raster.crs).geometry)
     used, missing = found.usable, int((~found.usable).sum())
@@ -223,7 +235,7 @@ def _baseline(raster: RasterFile, table: PlotTable, split: Folds, about: dict[st
         raise InputError(raster.path, f"has data under {int(used.sum())} of {len(table)} plots", "give one of the same place")
     if missing:
         notes.append(f"the baseline raster has no data under {missing} plots: it is scored on the other {int(used.sum())}")
-    return _held_out(np.where(used[:, None], found.values, 0.0), table.values, split, about, used)[0]
+    return cross_fit(kind, np.where(used[:, None], found.values, 0.0), table.values, split, about, used).predicted
 
 
 def _score(predicted: Float64, held_out: HeldOut, seed: int, which: BoolArray | None = None) -> Scores:
@@ -231,9 +243,25 @@ def _score(predicted: Float64, held_out: HeldOut, seed: int, which: BoolArray | 
     return score(held_out.measured[known], predicted[known], groups=held_out.block[known], seed=seed)
 
 
-def _by_stratum(held_out: HeldOut, seed: int) -> dict[str, Scores]:
-    labels = np.array(held_out.stratum, dtype=object)
-    return {name: _score(held_out.predicted, held_out, seed, labels == name) for name in sorted(set(labels))}
+def _strata(table: PlotTable) -> list[tuple[str, BoolArray]]:
+    labels = np.array(table.strata, dtype=object)
+    return [(name, labels == name) for name in sorted(set(labels))]
+
+
+def _coverage(held_out: HeldOut, which: BoolArray | None = None) -> Coverage:
+    assert held_out.lower is not None
+    assert held_out.upper is not None
+    kept = np.ones(len(held_out.plot), np.bool_) if which is None else which
+    return coverage(held_out.measured[kept], held_out.lower[kept], held_out.upper[kept])
+
+
+def _by_quartile(held_out: HeldOut, seed: int) -> tuple[Quartile, ...]:
+    found = []
+    for which in quartiles(held_out.predicted):
+        inside = held_out.predicted[which]
+        scores = _score(held_out.predicted, held_out, seed, which)
+        found.append(Quartile(float(inside.min()), float(inside.max()), scores, _coverage(held_out, which)))
+    return tuple(found)
 
 
 def _remark(notes: list[str], scores: Scores, plots: int) -> None:
@@ -243,15 +271,31 @@ def _remark(notes: list[str], scores: Scores, plots: int) -> None:
         notes.append("warning: the model predicts held-out plots no better than their mean does: do not trust a map of it")
 
 
+def _on_intervals(table: PlotTable, model: TargetModel, embedding: RasterFile, split: Folds) -> list[str]:
+    notes, needed, percent = [], plots_needed(model.level), f"{100 * model.level:g} %"
+    fewest = min(int(split.split(number)[0].sum()) for number in range(split.count))
+    if len(table) < needed:
+        notes.append(f"{len(table)} plots are too few for {percent} intervals, which have no ends then: at least {needed} are needed")
+    elif fewest < needed:
+        notes.append(f"coverage cannot be measured in every fold: it leaves {fewest} plots, {percent} intervals need {needed}")
+    plot, cell = float(np.median(shapely.area(table.geometry))), embedding.pixel**2
+    if plot > _LARGER * cell:
+        unit = metric_unit(map_crs(embedding.crs)) ** 2
+        notes.append(
+            f"intervals are those of areas like the plots (median {plot * unit:.4g} m2); single cells of {cell * unit:.4g} m2 vary more"
+        )
+    return notes
+
+
 def _write(folder: Path, model: TargetModel, card: Scorecard, held_out: HeldOut) -> None:
     draft = folder / f".{uuid.uuid4().hex[:8]}.draft"
     try:
         draft.mkdir(parents=True)
         held_out.write(draft / PREDICTIONS_FILE)
         card.write(draft / SCORES_FILE)
-        model.write(draft / MODEL_FILE)
+        write_model(model, draft / MODEL_FILE)
         # renamed only when all are whole, so that a full disk does not leave a new model with old scores
-        for name in (PREDICTIONS_FILE, SCORES_FILE, MODEL_FILE):
+        for name in (PREDICTIONS_FILE, SCORES_FILE, ARRAYS_FILE, MODEL_FILE):
             os.replace(draft / name, folder / name)
     except OSError as error:
         raise InputError(folder, f"cannot be written ({error.strerror or error})", "give another --out") from None

@@ -1,26 +1,22 @@
-"""What a fit is worth, as files: `scores.json` with scores and how they came about, `predictions.csv` with held-out plots."""
+"""What a fit is worth, as a file: `scores.json` with scores, coverage and how they came about."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
 
 from fusion3d import __version__
 from fusion3d.errors import InputError
 from fusion3d.evaluation.table import text_table
 from fusion3d.io.whole_file import write_whole
+from fusion3d.tasks.conformal import LEVEL
+from fusion3d.tasks.coverage import Coverage
 from fusion3d.tasks.scores import Scores
 
-Float64 = npt.NDArray[np.float64]
-
-SCORES_FILE, PREDICTIONS_FILE = "scores.json", "predictions.csv"
+SCORES_FILE = "scores.json"
 _FORMAT = "fusion3d scores"
 _REMEDY = "give the file that `fusion3d fit` wrote"
 
@@ -31,7 +27,7 @@ class FoldFacts:
 
     Attributes
     ----------
-    scheme : "blocks" (of ground) or "random"
+    scheme : "blocks" (of ground), "random" or "strata"
     count : folds
     groups : blocks that hold plots
     side : of a block, metres; None when random
@@ -50,7 +46,37 @@ class FoldFacts:
         kept = f", plots within {self.buffer:.3g} m of a held-out one not trained with" if self.buffer else ""
         if self.side is None:
             return f"{self.count} random folds{kept}"
+        if self.scheme == "strata":
+            return f"{self.count} strata held out in turn{kept}"
         return f"{self.count} folds of {self.groups} blocks of {self.side:g} m{kept}"
+
+
+@dataclass(frozen=True)
+class Quartile:
+    """A quarter of the held-out plots by what was predicted for them.
+
+    Attributes
+    ----------
+    low, high : least and largest prediction
+    scores : of the model there
+    coverage : of its intervals; None where none were asked for
+    """
+
+    low: float
+    high: float
+    scores: Scores
+    coverage: Coverage | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        covered = None if self.coverage is None else self.coverage.to_json()
+        return {"low": self.low, "high": self.high, "scores": self.scores.to_json(), "coverage": covered}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        """The inverse of `to_json`; KeyError or TypeError when something is missing."""
+        covered = None if plain["coverage"] is None else Coverage.from_json(plain["coverage"])
+        return cls(float(plain["low"]), float(plain["high"]), Scores.from_json(plain["scores"]), covered)
 
 
 @dataclass(frozen=True)
@@ -64,11 +90,17 @@ class Scorecard:
     dimensions : bands of the embedding
     plots : used
     folds : how they were held out
-    penalty : of the model on all plots; fold_penalties : of those that were scored
-    model : scores of the ridge model on the embedding
+    chosen : what the model on all plots chose on them, by name (the penalty); fold_chosen : those that were scored
+    model : scores of the model on the embedding
     null : of the mean of the training plots
-    baseline : of the same ridge on the baseline raster's mean and percentiles, on the plots that it covers; None without one
-    strata : of the ridge model, by stratum; None without strata
+    kind : of the model; method : in a sentence, with its source
+    baseline : of the same kind of model on the baseline raster's mean and percentiles, on the plots that it covers; None without
+        one
+    strata : of the model, by stratum; None without strata
+    quartiles : of the model, by quarter of prediction
+    level : of intervals
+    coverage : of the intervals of held-out plots, each calibrated on other folds; None in files of older versions
+    strata_coverage : the same by stratum
     notes : what was left out or should be known, in words
     version : of fusion3d
     """
@@ -83,12 +115,18 @@ class Scorecard:
     dimensions: int
     plots: int
     folds: FoldFacts
-    penalty: float
-    fold_penalties: tuple[float, ...]
+    chosen: dict[str, float]
+    fold_chosen: tuple[dict[str, float], ...]
     model: Scores
     null: Scores
+    kind: str = "ridge"
+    method: str = ""
     baseline: Scores | None = None
     strata: dict[str, Scores] | None = None
+    quartiles: tuple[Quartile, ...] = ()
+    level: float = LEVEL
+    coverage: Coverage | None = None
+    strata_coverage: dict[str, Coverage] | None = None
     notes: tuple[str, ...] = ()
     version: str = __version__
 
@@ -96,20 +134,31 @@ class Scorecard:
         """The scores as text, with 90 % intervals in brackets."""
         unit = f" {self.unit}" if self.unit else ""
         header = ["model", "n", "R2", f"RMSE{unit}", "RMSE %", f"MAE{unit}", f"bias{unit}"]
-        named = [("embedding", self.model), ("mean of training plots", self.null)]
+        rows: list[tuple[str, Scores, Coverage | None]] = [("embedding", self.model, self.coverage)]
         if self.baseline is not None:
-            named.insert(1, (f"baseline {Path(self.baseline_file or '').name}", self.baseline))
-        named += [(f"stratum {name or '(none)'}", found) for name, found in (self.strata or {}).items()]
-        return text_table(header, [[name, str(found.n), *_row(found)] for name, found in named])
+            rows.append((f"baseline {Path(self.baseline_file or '').name}", self.baseline, None))
+        rows.append(("mean of training plots", self.null, None))
+        for name, found in (self.strata or {}).items():
+            rows.append((f"stratum {name or '(none)'}", found, (self.strata_coverage or {}).get(name)))
+        rows += [(f"predicted {item.low:.4g} to {item.high:.4g}", item.scores, item.coverage) for item in self.quartiles]
+        cells = [[name, str(found.n), *_row(found)] for name, found, _ in rows]
+        if self.coverage is not None:
+            header.append(f"within {100 * self.level:g} % interval")
+            for row, (*_, covered) in zip(cells, rows, strict=True):
+                row.append("-" if covered is None else covered.share.text())
+        return text_table(header, cells)
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
         plain = {"format": _FORMAT, **{item.name: getattr(self, item.name) for item in fields(self)}}
         plain["folds"] = asdict(self.folds)
-        for name in ("model", "null", "baseline"):
+        for name in ("model", "null", "baseline", "coverage"):
             found = getattr(self, name)
             plain[name] = None if found is None else found.to_json()
-        plain["strata"] = None if self.strata is None else {name: found.to_json() for name, found in self.strata.items()}
+        for name in ("strata", "strata_coverage"):
+            parts = getattr(self, name)
+            plain[name] = None if parts is None else {key: found.to_json() for key, found in parts.items()}
+        plain["quartiles"] = [found.to_json() for found in self.quartiles]
         return plain
 
     def write(self, path: str | Path) -> Path:
@@ -118,7 +167,7 @@ class Scorecard:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """A scorecard from its file, or from the folder that holds it.
+        """A scorecard from its file, or from the folder that holds it; files of older versions lack what came later.
 
         Raises
         ------
@@ -133,17 +182,28 @@ class Scorecard:
             plain = json.loads(path.read_text(encoding="utf-8"))
             if plain.pop("format") != _FORMAT:
                 raise ValueError("another format")
+            if "penalty" in plain:
+                plain["chosen"] = {"penalty": plain.pop("penalty")}
+                plain["fold_chosen"] = [{"penalty": found} for found in plain.pop("fold_penalties")]
             plain["folds"] = FoldFacts(**plain["folds"])
-            for name in ("fold_penalties", "notes"):
+            for name in ("fold_chosen", "notes"):
                 plain[name] = tuple(plain[name])
-            for name in ("model", "null", "baseline"):
-                plain[name] = None if plain[name] is None else Scores.from_json(plain[name])
-            if plain["strata"] is not None:
-                plain["strata"] = {name: Scores.from_json(found) for name, found in plain["strata"].items()}
+            for name, kind in _READ.items():
+                if plain.get(name) is not None:
+                    plain[name] = kind(plain[name])
             return cls(**plain)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:80]
             raise InputError(path, f"is not a file of scores ({type(error).__name__}: {reason})", _REMEDY) from None
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("model", "null", "baseline"), Scores.from_json),
+    "coverage": Coverage.from_json,
+    "strata": lambda plain: {name: Scores.from_json(found) for name, found in plain.items()},
+    "strata_coverage": lambda plain: {name: Coverage.from_json(found) for name, found in plain.items()},
+    "quartiles": lambda plain: tuple(map(Quartile.from_json, plain)),
+}
 
 
 def _row(found: Scores) -> list[str]:
@@ -156,71 +216,3 @@ def _significant(figure: Any) -> str:
     """Three digits for what is below 100, whole numbers above."""
     size = max(abs(value) for value in (figure.value, 0.0) if value == value)
     return str(figure.text(0 if size >= 100 else 1 if size >= 10 else 2))
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Every plot with what a model that had not seen it predicted; the columns of `predictions.csv`.
-
-    Attributes
-    ----------
-    plot : [P] names
-    x, y : [P] centres in the embedding map's CRS
-    fold, block : [P] numbers
-    measured, predicted, null : [P] in the target's unit; null is the mean of the training plots
-    baseline : [P], NaN where the baseline raster has no data (an empty field); None without one
-    stratum : [P] or None
-    """
-
-    plot: tuple[str, ...]
-    x: Float64
-    y: Float64
-    fold: npt.NDArray[np.int64]
-    block: npt.NDArray[np.int64]
-    measured: Float64
-    predicted: Float64
-    null: Float64
-    baseline: Float64 | None = None
-    stratum: tuple[str, ...] | None = None
-
-    def write(self, path: str | Path) -> Path:
-        """Write the table as CSV, whole or not at all."""
-        text = io.StringIO()
-        names = [item.name for item in fields(self) if getattr(self, item.name) is not None]
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(names)
-        for row in zip(*(getattr(self, name) for name in names), strict=True):
-            writer.writerow([_cell(value) for value in row])
-        return write_whole(Path(path), text.getvalue())
-
-    @classmethod
-    def read(cls, path: str | Path) -> Self:
-        """The table from its file, or from the folder that holds it.
-
-        Raises
-        ------
-        InputError
-            It is missing or lacks a column.
-        """
-        path = Path(path)
-        path = path / PREDICTIONS_FILE if path.is_dir() else path
-        if not path.is_file():
-            raise InputError(path, "no predictions there", _REMEDY)
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                header, *rows = csv.reader(file)
-            columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
-            read = {name: tuple(columns[name]) for name in ("plot", "stratum") if name in columns}
-            read |= {name: np.array(columns[name], dtype=np.int64) for name in ("fold", "block")}
-            numbers = [name for name in ("x", "y", "measured", "predicted", "null", "baseline") if name in columns]
-            read |= {name: np.array([float(value or "nan") for value in columns[name]]) for name in numbers}
-            return cls(**read)
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            reason = " ".join(str(error).split())[:80]
-            raise InputError(path, f"is not a table of predictions ({type(error).__name__}: {reason})", _REMEDY) from None
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return "" if value != value else repr(float(value))
-    return str(value)

@@ -14,7 +14,8 @@ from fusion3d.evaluation.table import PairRetrieval, RetrievalReport
 from fusion3d.grid import Grid
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.store import Store
-from fusion3d.tasks.scorecard import PREDICTIONS_FILE, SCORES_FILE, FoldFacts, HeldOut, Scorecard
+from fusion3d.tasks.held_out import PREDICTIONS_FILE, HeldOut
+from fusion3d.tasks.scorecard import SCORES_FILE, FoldFacts, Scorecard
 from fusion3d.tasks.scores import score
 from tests.data.scene import canopy, write_scene
 from tests.evaluation.reports import probe_report, robustness_report
@@ -88,8 +89,8 @@ def write_fit(folder: Path, grid: Grid) -> Path:
         dimensions=8,
         plots=60,
         folds=FoldFacts("blocks", split.count, split.groups, split.side, split.buffer, 0),
-        penalty=1.0,
-        fold_penalties=(1.0,) * split.count,
+        chosen={"penalty": 1.0},
+        fold_chosen=({"penalty": 1.0},) * split.count,
         model=score(measured, predicted, resamples=100),
         null=score(measured, null, resamples=100),
         notes=("2 plots left out: outside the map",),

@@ -1,0 +1,93 @@
+"""Held-out plots as a table: `predictions.csv`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion3d.errors import InputError
+from fusion3d.io.whole_file import write_whole
+
+Float64 = npt.NDArray[np.float64]
+
+PREDICTIONS_FILE = "predictions.csv"
+_OPTIONAL = ("baseline", "lower", "upper")
+_REMEDY = "give the file that `fusion3d fit` wrote"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Every plot with what a model that had not seen it predicted; the columns of `predictions.csv`.
+
+    Attributes
+    ----------
+    plot : [P] names
+    x, y : [P] centres in the embedding map's CRS
+    fold, block : [P] numbers
+    measured, predicted, null : [P] in the target's unit; null is the mean of the training plots
+    baseline : [P], NaN where the baseline raster has no data (an empty field); None without one
+    stratum : [P] or None
+    lower, upper : [P] ends of the interval of the prediction, calibrated on other folds; NaN (an empty field) where too few plots
+        are there for the level; None in tables of older versions
+    """
+
+    plot: tuple[str, ...]
+    x: Float64
+    y: Float64
+    fold: npt.NDArray[np.int64]
+    block: npt.NDArray[np.int64]
+    measured: Float64
+    predicted: Float64
+    null: Float64
+    baseline: Float64 | None = None
+    stratum: tuple[str, ...] | None = None
+    lower: Float64 | None = None
+    upper: Float64 | None = None
+
+    def write(self, path: str | Path) -> Path:
+        """Write the table as CSV, whole or not at all."""
+        text = io.StringIO()
+        names = [item.name for item in fields(self) if getattr(self, item.name) is not None]
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(names)
+        for row in zip(*(getattr(self, name) for name in names), strict=True):
+            writer.writerow([_cell(value) for value in row])
+        return write_whole(Path(path), text.getvalue())
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The table from its file, or from the folder that holds it.
+
+        Raises
+        ------
+        InputError
+            It is missing or lacks a column.
+        """
+        path = Path(path)
+        path = path / PREDICTIONS_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise InputError(path, "no predictions there", _REMEDY)
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                header, *rows = csv.reader(file)
+            columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
+            read = {name: tuple(columns[name]) for name in ("plot", "stratum") if name in columns}
+            read |= {name: np.array(columns[name], dtype=np.int64) for name in ("fold", "block")}
+            numbers = [name for name in ("x", "y", "measured", "predicted", "null", *_OPTIONAL) if name in columns]
+            read |= {name: np.array([float(value or "nan") for value in columns[name]]) for name in numbers}
+            return cls(**read)
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            reason = " ".join(str(error).split())[:80]
+            raise InputError(path, f"is not a table of predictions ({type(error).__name__}: {reason})", _REMEDY) from None
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float | np.floating):
+        return "" if value != value else repr(float(value))
+    return str(value)

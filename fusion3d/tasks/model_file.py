@@ -1,0 +1,143 @@
+"""A fitted model as files: `model.json` says what it is in plain types, `model.safetensors` beside it holds its arrays.
+
+Nothing is pickled, so reading a model runs no code of its author. The JSON names the SHA-256 of the arrays: two files that do not
+belong together, for instance after a crash between the two, are found out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion3d.errors import ConfigError, InputError
+from fusion3d.io.whole_file import whole_file, write_whole
+from fusion3d.tasks.conformal import Conformal
+from fusion3d.tasks.domain import Domain
+from fusion3d.tasks.model import TargetModel
+from fusion3d.tasks.regressors import FAMILIES
+from fusion3d.tasks.regressors.protocol import numbers
+
+MODEL_FILE, ARRAYS_FILE = "model.json", "model.safetensors"
+_FORMAT, _VERSION = "fusion3d model", 2
+_RIDGE_FORMAT, _RIDGE_VERSION = "fusion3d ridge model", 1
+"""Of before there were other models: all numbers in the JSON, no intervals."""
+_REMEDY = "give the folder or the model.json that `fusion3d fit` wrote"
+_PLAIN = ("target", "unit", "transform", "nonnegative", "kind", "level", "version")
+_DAMAGED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, ConfigError)
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def write_model(model: TargetModel, path: str | Path) -> tuple[Path, Path]:
+    """Write the JSON and the arrays beside it, each whole or not at all; returns the two paths."""
+    from safetensors.numpy import save
+
+    path = Path(path)
+    beside = path.with_suffix(".safetensors")
+    parts = FAMILIES[model.kind].pack(model.regressor)
+    arrays = {"residuals": model.residuals, **_prefixed("regressor", parts.arrays)}
+    plain = {name: getattr(model, name) for name in _PLAIN}
+    plain |= {"features": list(model.features), "trained_on": dict(model.trained_on), "settings": parts.settings}
+    for name in ("intervals", "domain"):
+        found = getattr(model, name)
+        values = {} if found is None else {item.name: getattr(found, item.name) for item in fields(found)}
+        arrays |= _prefixed(name, {key: value for key, value in values.items() if isinstance(value, np.ndarray)})
+        plain[name] = None if found is None else {k: float(v) for k, v in values.items() if not isinstance(v, np.ndarray)}
+    data = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    with whole_file(beside) as draft:
+        draft.write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    head = {"format": _FORMAT, "format_version": _VERSION, "arrays": beside.name, "sha256": digest}
+    return write_whole(path, json.dumps(head | plain, indent=1, allow_nan=False) + "\n"), beside
+
+
+def read_model(path: str | Path) -> TargetModel:
+    """A model from its JSON, or from the folder that holds it.
+
+    Raises
+    ------
+    InputError
+        It is missing, is no such model, is of a newer version, or is damaged.
+    """
+    path = Path(path)
+    path = path / MODEL_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(path, "no model there", _REMEDY)
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(path, f"cannot be read as JSON ({' '.join(str(error).split())[:80]})", _REMEDY) from None
+    if not isinstance(plain, dict) or plain.get("format") not in (_FORMAT, _RIDGE_FORMAT):
+        raise InputError(path, "is not a model", _REMEDY)
+    old = plain.pop("format") == _RIDGE_FORMAT
+    if plain.pop("format_version", None) != (_RIDGE_VERSION if old else _VERSION):
+        raise InputError(path, "is a model of another version of fusion3d", "fit it again, or update fusion3d")
+    try:
+        return _old_ridge(plain) if old else _model(plain, _arrays(path, plain))
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(path, f"is damaged ({type(error).__name__}: {reason})", "fit the model again") from None
+
+
+def _model(plain: dict[str, Any], arrays: Arrays) -> TargetModel:
+    features = tuple(map(str, plain["features"]))
+    kind = FAMILIES[plain["kind"]]
+    regressor = kind.unpack(plain["settings"], _of("regressor", arrays), len(features))
+    about = {name: plain[name] for name in _PLAIN}
+    about |= {"nonnegative": bool(plain["nonnegative"]), "level": float(plain["level"])}
+    known = plain["intervals"], plain["domain"]
+    intervals = None if known[0] is None else Conformal(**_scalars(known[0]), **_numbers("intervals", arrays))
+    domain = None if known[1] is None else Domain(**_scalars(known[1]), **_numbers("domain", arrays))
+    if domain is not None and not (domain.mean.shape == domain.scale.shape == domain.weights.shape == (len(features),)):
+        raise ValueError("the domain is not one of the model's features")
+    return TargetModel(
+        features=features, regressor=regressor, residuals=numbers(arrays["residuals"], (-1,)), intervals=intervals, domain=domain,
+        trained_on={str(name): str(value) for name, value in plain["trained_on"].items()}, **about,
+    )  # fmt: skip
+
+
+def _arrays(path: Path, plain: dict[str, Any]) -> Arrays:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    beside = path.with_name(Path(str(plain["arrays"])).name)
+    if not beside.is_file():
+        raise InputError(beside, f"is missing: {path.name} keeps its numbers there", "copy both files, or fit the model again")
+    try:
+        data = beside.read_bytes()
+        if hashlib.sha256(data).hexdigest() != plain["sha256"]:
+            raise InputError(beside, f"is not the one that {path.name} was written with", "fit the model again")
+        return load(data)
+    except (OSError, SafetensorError) as error:
+        raise InputError(beside, f"cannot be read ({' '.join(str(error).split())[:80]})", "fit the model again") from None
+
+
+def _old_ridge(plain: dict[str, Any]) -> TargetModel:
+    ridge, features = dict(plain.pop("ridge")), tuple(map(str, plain.pop("features")))
+    settings = {name: ridge.pop(name) for name in ("intercept", "penalty")}
+    regressor = FAMILIES["ridge"].unpack(settings, ridge, len(features))
+    residuals, nonnegative = numbers(plain.pop("residuals"), (-1,)), bool(plain.pop("nonnegative"))
+    return TargetModel(features=features, regressor=regressor, residuals=residuals, nonnegative=nonnegative, **plain)
+
+
+def _prefixed(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    return {f"{name}.{key}": value for key, value in arrays.items()}
+
+
+def _of(name: str, arrays: Arrays) -> Arrays:
+    return {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
+
+
+def _numbers(name: str, arrays: Arrays) -> dict[str, npt.NDArray[np.float64]]:
+    return {key: numbers(value) for key, value in _of(name, arrays).items()}
+
+
+def _scalars(plain: dict[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in plain.items()}
