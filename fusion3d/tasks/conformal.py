@@ -7,10 +7,12 @@ width). Residuals are those of the cross-validation, so no plot is spent on cali
 all plots, the shortcut that Barber et al. (2021, Annals of Statistics 49) call jackknife or CV without plus: it covers as promised
 where a model hardly changes when a fold is left out, and the coverage that is reported is measured, not promised.
 
-The spread is a + b * prediction, with a and b not negative: Glejser's (1969, JASA 64) regression of the absolute residual on the
-prediction. Two numbers are what thirty plots can carry. It holds both a constant width (b = 0) and the rule "prediction + 20 Mg/ha"
-(a / b = 20), in any unit. It is fitted to relative absolute residuals again and again until the weights settle, so that large
-trees do not decide alone, and a is at least a tenth of the mean absolute residual, so that no interval has width 0.
+The spread is the standard error at a prediction: the root mean square residual of the quarter of the plots (eight at least) whose
+held-out predictions are nearest to it in rank, interpolated between plots; Lei et al. smooth absolute residuals in that way. Errors
+of biomass neither have one size nor grow with biomass alone: they are least where there is no tree, and largest for their size in
+between, so that intervals of one width cover too often at one end and too seldom at the other, and widths in proportion to
+"prediction + 20 Mg/ha" fail in the middle. A spread is at least a tenth of the root mean square of all residuals, so that no
+interval has width 0.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from fusion3d.evaluation.blocks import Folds
 Float64 = npt.NDArray[np.float64]
 
 LEVEL = 0.9
+_SHARE = 4
+_FEWEST = 8
 _FLOOR = 0.1
-_ROUNDS = 5
 _ROUNDING = 1e-9
 
 
@@ -55,59 +58,61 @@ class Conformal:
 
     Attributes
     ----------
-    constant, slope : a and b of the spread, in units of the target and without
+    at, error : [K] predictions, rising, and the standard error there, positive; linear between them, constant beyond
     scaled : [n] absolute residuals over their spread, rising
     """
 
-    constant: float
-    slope: float
+    at: Float64
+    error: Float64
     scaled: Float64
 
     def __post_init__(self) -> None:
-        if not (np.isfinite([self.constant, self.slope]).all() and self.constant > 0 and self.slope >= 0):
-            raise ConfigError("the spread of a model must be a positive constant and a slope of 0 or more")
-        if not len(self.scaled) or not np.isfinite(self.scaled).all() or (np.diff(self.scaled) < 0).any() or self.scaled[0] < 0:
-            raise ConfigError("the scaled residuals of a model must be 0 or more, in rising order, and at least one")
+        if not (self.at.ndim == 1 and self.at.shape == self.error.shape and len(self.at)):
+            raise ConfigError("the spread of a model is not a list of predictions and errors")
+        if (np.diff(self.at) <= 0).any() or not (self.error > 0).all() or not np.isfinite([*self.at, *self.error]).all():
+            raise ConfigError("the spread of a model must be positive, at rising predictions")
+        if self.scaled.ndim != 1 or not len(self.scaled) or not np.isfinite(self.scaled).all():
+            raise ConfigError("the scaled residuals of a model must be finite, and at least one")
+        if (np.diff(self.scaled) < 0).any() or self.scaled[0] < 0:
+            raise ConfigError("the scaled residuals of a model must be 0 or more, in rising order")
 
     @classmethod
     def of(cls, measured: Float64, predicted: Float64) -> Self:
         """From measured values [n] and what models that had not seen them predicted."""
         residual = np.abs(measured - predicted)
-        constant, slope = _spread(residual, np.maximum(predicted, 0.0))
-        return cls(constant, slope, np.sort(residual / (constant + slope * np.maximum(predicted, 0.0))))
-
-    def spread(self, predicted: Float64) -> Float64:
-        """[...] in the unit of the target; predictions below 0 have that of 0."""
-        return self.constant + self.slope * np.maximum(predicted, 0.0)
-
-    def quantile(self, level: float) -> float:
-        """How many spreads an interval reaches on either side; infinite where there are too few plots."""
-        at = rank(len(self.scaled), level)
-        return float(self.scaled[at - 1]) if at <= len(self.scaled) else math.inf
+        at, error = _running_error(residual, predicted)
+        return cls(at, error, np.sort(residual / np.interp(predicted, at, error)))
 
     def standard_error(self, predicted: Float64) -> Float64:
-        """[...] root mean square of the error that is expected, in the unit of the target."""
-        return self.spread(predicted) * float(np.sqrt(np.square(self.scaled).mean()))
+        """[...] root mean square of the error that is expected of a plot, in the unit of the target."""
+        return np.interp(predicted, self.at, self.error)
+
+    def quantile(self, level: float) -> float:
+        """How many standard errors an interval reaches on either side; infinite where there are too few plots."""
+        at = rank(len(self.scaled), level)
+        return float(self.scaled[at - 1]) if at <= len(self.scaled) else math.inf
 
     def bounds(self, predicted: Float64, level: float, nonnegative: bool) -> tuple[Float64, Float64]:
         """Lower and upper [...]; NaN where there are too few plots for the level."""
         reach = self.quantile(level)
-        width = self.spread(predicted) * (reach if math.isfinite(reach) else math.nan)
+        width = self.standard_error(predicted) * (reach if math.isfinite(reach) else math.nan)
         lower = predicted - width
         return (np.maximum(lower, 0.0) if nonnegative else lower), predicted + width
 
 
-def _spread(residual: Float64, predicted: Float64) -> tuple[float, float]:
-    from scipy.optimize import nnls
-
-    typical = float(residual.mean()) or np.finfo(np.float32).tiny
-    design = np.column_stack([np.ones_like(predicted), predicted])
-    weight = np.ones_like(residual)
-    for _ in range(_ROUNDS):
-        constant, slope = nnls(design * weight[:, None], residual * weight)[0]
-        constant = max(float(constant), _FLOOR * typical)
-        weight = typical / (constant + slope * predicted)
-    return constant, float(slope)
+def _running_error(residual: Float64, predicted: Float64) -> tuple[Float64, Float64]:
+    """Distinct predictions [K] and the root mean square residual about each."""
+    count = len(residual)
+    window = min(count, max(_FEWEST, count // _SHARE))
+    order = np.argsort(predicted, kind="stable")
+    sums = np.concatenate([[0.0], np.cumsum(np.square(residual[order]))])
+    first = np.clip(np.arange(count) - window // 2, 0, count - window)
+    square = np.maximum(sums[first + window] - sums[first], 0.0) / window
+    # of equal predictions, in whatever order they come, the mean
+    at, place = np.unique(predicted[order], return_inverse=True)
+    square = np.bincount(place, square) / np.bincount(place)
+    least = _FLOOR * float(np.sqrt(np.square(residual).mean())) or float(np.finfo(np.float32).tiny)
+    return at, np.maximum(np.sqrt(square), least)
 
 
 def nested_bounds(

@@ -103,10 +103,14 @@ class Domain:
 def importance(features: Float64, regressor: Regressor, seed: int) -> Float64:
     """[D] root mean square of what predictions change by when a feature is shuffled among the rows [N, D]."""
     rng = np.random.default_rng(seed)
+    count, dimensions = features.shape
     usual = regressor.predict_bands(features.T)
-    found = np.zeros(features.shape[1])
-    for at in range(features.shape[1]):
-        shuffled = features.T.copy()
-        shuffled[at] = rng.permutation(shuffled[at])
-        found[at] = np.sqrt(np.square(regressor.predict_bands(shuffled) - usual).mean())
+    found = np.zeros(dimensions)
+    together = max(1, _CELLS // count)
+    for first in range(0, dimensions, together):
+        some = range(first, min(first + together, dimensions))
+        shuffled = np.repeat(features.T[:, None, :], len(some), axis=1)
+        for place, at in enumerate(some):
+            shuffled[at, place] = rng.permutation(shuffled[at, place])
+        found[some] = np.sqrt(np.square(regressor.predict_bands(shuffled) - usual).mean(axis=1))
     return found

@@ -6,7 +6,8 @@ before it would pass 10 (Marquardt 1970, Technometrics 12) is passed over. The w
 of the means of measured and predicted values (Snowdon 1991, Canadian Journal of Forest Research 21).
 
 A logarithm needs a positive number. A feature that is negative in some plot, or positive in less than half of them, is no
-candidate. Zeros happen (no tree, no cover): target and features are raised to a floor of 1 % of their mean in training.
+candidate; where that is so of half of the features, they are no metrics of a canopy, and the model is refused. Zeros happen (no
+tree, no cover): target and features are raised to a floor of 1 % of their mean in training.
 """
 
 from __future__ import annotations
@@ -72,11 +73,12 @@ class PowerFamily:
         """Residuals are those of each row by the powers of the others (PRESS), with the same predictors."""
         if (target < 0).any() or not target.mean() > 0:
             raise ConfigError("--model power needs measured values of 0 or more, not all 0")
-        candidates = np.flatnonzero((features.min(axis=0) >= 0) & ((features > 0).mean(axis=0) >= 0.5))
-        if not candidates.size:
+        positive = (features.min(axis=0) >= 0) & ((features > 0).mean(axis=0) >= 0.5)
+        candidates = np.flatnonzero(positive)
+        if 2 * len(candidates) <= len(positive):
             raise ConfigError(
-                f"--model power needs features that are positive: all {features.shape[1]} bands have values below 0 or mostly 0 "
-                "under the plots; give a raster of height metrics, or another --model"
+                f"--model power needs positive features: {len(positive) - len(candidates)} of {len(positive)} bands have values "
+                "below 0 or mostly 0 under the plots; give a raster of height metrics, or another --model"
             )
         floors = _FLOOR * features[:, candidates].mean(axis=0)
         logs = np.log(np.maximum(features[:, candidates], floors))
