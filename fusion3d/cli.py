@@ -427,8 +427,8 @@ def fit(
     model: Annotated[
         str,
         typer.Option(
-            help="ridge (linear), forest (random forest), boosting (boosted trees), mlp (small network), or power (power law of a "
-            "few positive predictors, such as height metrics)."
+            help="ridge (linear), forest (random forest), boosting (boosted trees), mlp (small network), or power (power law "
+            "of a few positive predictors, such as height metrics)."
         ),
     ] = "ridge",
     unit: Annotated[str | None, typer.Option(help="Unit of the target, such as Mg/ha.")] = None,

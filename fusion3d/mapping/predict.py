@@ -19,12 +19,10 @@ from fusion3d.io.geotiff import CogWriter
 from fusion3d.io.raster import open_raster
 from fusion3d.mapping.tiles import read_ahead
 from fusion3d.tasks.conformal import check_level, plots_needed
+from fusion3d.tasks.domain import EXTRAPOLATION
 from fusion3d.tasks.model import TargetModel, same_origin
 from fusion3d.tasks.model_file import read_model
 from fusion3d.tasks.support import band_names, read_window, require_map
-
-EXTRAPOLATION = "extrapolation"
-"""Name of the band that is 1 outside of the model's domain."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,8 @@ def predict(
     """Write the model's value for every cell of a map of embeddings as a COG on the same cells.
 
     Bands are named by target and unit: `agb_Mg_ha`, its standard error `agb_se_Mg_ha`, the ends of its interval
-    `agb_lower90_Mg_ha` and `agb_upper90_Mg_ha`, and `extrapolation`, 1 where the model is outside of its domain and 0 elsewhere. A
-    model of an older version has the first one alone. Cells without an embedding are nodata (NaN) in all of them.
+    `agb_lower90_Mg_ha` and `agb_upper90_Mg_ha`, and `extrapolation`, 1 where the model is outside of its domain and 0
+    elsewhere. A model of an older version has the first one alone. Cells without an embedding are nodata (NaN) in all of them.
 
     Parameters
     ----------
@@ -171,9 +169,8 @@ class _Bands:
             names += [model.band_named(what) for what in ("se", f"lower{percent}", f"upper{percent}")]
             count = len(self.intervals.scaled)
             if math.isinf(self.intervals.quantile(level)):
-                notes.append(
-                    f"{count} plots are too few for {100 * level:g} % intervals, whose bands are empty: {plots_needed(level)} are needed"
-                )
+                problem = f"{count} plots are too few for {100 * level:g} % intervals, whose bands are empty"
+                notes.append(f"{problem}: {plots_needed(level)} are needed")
         units = [model.unit] * len(names)
         if self.domain is not None:
             names.append(EXTRAPOLATION)
@@ -189,7 +186,9 @@ class _Bands:
         if self.intervals is not None:
             found["level"] = f"{self.level:g}"
         if self.domain is not None:
-            found["extrapolation"] = f"1 where the dissimilarity index exceeds {self.domain.threshold:.6g} (Meyer and Pebesma 2021)"
+            found["extrapolation"] = (
+                f"1 where the dissimilarity index exceeds {self.domain.threshold:.6g} (Meyer and Pebesma 2021)"
+            )
         return found
 
     def of(self, cells: np.ndarray) -> np.ndarray:
@@ -220,7 +219,13 @@ class _Tally:
 
 
 def _tags(model: TargetModel, embedding_map: str | Path, tags: Mapping[str, str]) -> dict[str, str]:
-    made = {"target": model.target, "model": model.kind, "unit": model.unit, "transform": model.transform, "embedding": str(embedding_map)}
+    made = {
+        "target": model.target,
+        "model": model.kind,
+        "unit": model.unit,
+        "transform": model.transform,
+        "embedding": str(embedding_map),
+    }
     fitted = {f"fitted_on_{name}": value for name, value in model.trained_on.items()}
     simulated = {"simulated": tags["simulated"]} if "simulated" in tags else {}
     return {**made, **simulated, "nonnegative": str(model.nonnegative).lower(), **fitted, "fusion3d": model.version}

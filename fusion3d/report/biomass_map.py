@@ -1,20 +1,25 @@
-"""A predicted map beside the truth, on one colour scale, and how they differ."""
+"""A predicted map beside the truth, on one colour scale, how they differ, and how sure the map is."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fusion3d.errors import Fusion3DError
 from fusion3d.report.drawing import Picture, draw_map, map_height, render, sheet, style
 from fusion3d.report.markup import damaged, figure, number, sentence, table
-from fusion3d.report.raster_view import Float32, Place, facts, read_on
+from fusion3d.report.raster_view import Float32, Place, RasterFacts, facts, read_on
+from fusion3d.tasks.domain import EXTRAPOLATION
 
 _LONGEST = 600
+_END = re.compile(r"_(lower|upper)\d")
+_OUTSIDE = "#e4002b"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def map_section(path: Path, truth: Path | None, variable: str, unit: str) -> str
     unit = header.unit or unit or "unit not stated"
     place = header.place
     predicted = read_on(path, place, [1])[0]
-    second = read_on(path, place, [2])[0] if header.count > 1 else None
+    error = _error(path, header)
     real, problem = None, ""
     if truth is not None:
         try:
@@ -65,9 +70,15 @@ def map_section(path: Path, truth: Path | None, variable: str, unit: str) -> str
         caption += (
             "Map and truth have one colour scale. Difference: map minus truth; orange, the map is too low; purple, too high. "
         )
-    if second is not None:
-        caption += f"Last: {header.names[1]}. "
-    body = figure(draw_maps(panels, place, unit, second, header.names[1:2]), caption, f"Map of {variable}")
+    if error is not None:
+        caption += f"Last: {error.name}. "
+        if error.outside is not None:
+            share = float(error.outside[np.isfinite(predicted)].mean()) if np.isfinite(predicted).any() else 0.0
+            caption += (
+                f"Red there: {100 * share:.1f} % of the mapped cells, in which the model extrapolates (outside the area of "
+                "applicability: unlike all plots it was fitted on). "
+            )
+    body = figure(draw_maps(panels, place, unit, error), caption, f"Map of {variable}")
     if real is None and truth is not None:
         body += problem
     elif real is None:
@@ -98,14 +109,38 @@ def other_truth(truth: Mapping[str, Path]) -> str:
         header = facts(path, _LONGEST)
         values = read_on(path, header.place, [1])[0]
         caption = f"Truth of {name}, {header.unit or 'unit not stated'}; no map of it was given."
-        body += figure(draw_maps([(name, values)], header.place, header.unit, None, ()), caption, f"Truth of {name}")
+        body += figure(draw_maps([(name, values)], header.place, header.unit), caption, f"Truth of {name}")
     return body
 
 
-def draw_maps(
-    panels: list[tuple[str, Float32]], place: Place, unit: str, second: Float32 | None, second_name: tuple[str, ...]
-) -> Picture:
-    """One or two maps on one colour scale, their difference when they are two, and a second band."""
+@dataclass(frozen=True)
+class MapError:
+    """How sure a map is: name and values [rows, cols] of what says so, and where [rows, cols] the model extrapolates."""
+
+    name: str
+    values: Float32
+    outside: npt.NDArray[np.bool_] | None = None
+
+
+def _error(path: Path, header: RasterFacts) -> MapError | None:
+    """Width of the interval and mask of extrapolation, as `fusion3d map` writes them; else the second band by its name."""
+    if header.count < 2:
+        return None
+    place, names = header.place, header.names
+    ends = {found.group(1): at + 1 for at, name in enumerate(names) if (found := _END.search(name))}
+    outside = read_on(path, place, [names.index(EXTRAPOLATION) + 1])[0] > 0.5 if EXTRAPOLATION in names else None
+    if ends.keys() == {"lower", "upper"}:
+        lower, upper = read_on(path, place, [ends["lower"], ends["upper"]])
+        # with too few plots for the level the ends are nowhere
+        if np.isfinite(upper).any():
+            level = header.tags.get("level", "")
+            percent = f"{100 * float(level):g} % " if re.fullmatch(r"0?\.\d+", level) else ""
+            return MapError(f"width of the {percent}interval", upper - lower, outside)
+    return MapError(names[1], read_on(path, place, [2])[0], outside)
+
+
+def draw_maps(panels: list[tuple[str, Float32]], place: Place, unit: str, error: MapError | None = None) -> Picture:
+    """One or two maps on one colour scale, their difference when they are two, and how sure the first is."""
     shown = np.concatenate([values[np.isfinite(values)] for _, values in panels])
     low, high = np.percentile(shown, (0.5, 99.5)) if shown.size else (0.0, 1.0)
     low = 0.0 if low >= 0 and low < 0.2 * high else low
@@ -116,11 +151,13 @@ def draw_maps(
         far = difference[np.isfinite(difference)]
         bound = max(float(np.percentile(np.abs(far), 99)), 1e-9) if far.size else 1.0
         extra.append(("difference", difference, "PuOr", {"vmin": -bound, "vmax": bound, "extend": "both"}))
-    if second is not None:
-        spread = second[np.isfinite(second)]
+    if error is not None:
+        spread = error.values[np.isfinite(error.values)]
         top = max(float(np.percentile(spread, 99.5)), 1e-9) if spread.size else 1.0
-        extra.append((second_name[0] if second_name else "band 2", second, "cividis", {"vmin": 0, "vmax": top, "extend": "max"}))
+        extra.append((error.name, error.values, "cividis", {"vmin": 0, "vmax": top, "extend": "max"}))
     count = len(panels) + len(extra)
+    from matplotlib.colors import to_rgba
+
     with style():
         width = {1: 6.0, 2: 9.0}.get(count, 11.0)
         drawn = sheet(min(7.0, map_height(place, count, 1.4) if count > 2 else map_height(place, 2, 1.4)), width)
@@ -133,6 +170,10 @@ def draw_maps(
             extend = limits.pop("extend")
             image = draw_map(axes[at], values, place, name, inner=True, cmap=colours, **limits)
             drawn.colorbar(image, ax=axes[at], label=unit, extend=extend, shrink=0.8, pad=0.02)
+        if error is not None and error.outside is not None:
+            left, bottom, right, top = place.bounds
+            red = np.where(error.outside[..., None], to_rgba(_OUTSIDE), (0.0, 0.0, 0.0, 0.0))
+            axes[-1].imshow(red, origin="upper", extent=(left, right, bottom, top), interpolation="nearest")
         axes[0].set_xlabel(place.axis_label)
         return render(drawn)
 

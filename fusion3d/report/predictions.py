@@ -9,6 +9,7 @@ import numpy as np
 from fusion3d.report.biomass_map import Agreement, agreement
 from fusion3d.report.drawing import COLOURS, INK, Picture, render, sheet, style
 from fusion3d.report.markup import Cell, figure, number, sentence, table
+from fusion3d.tasks.coverage import Coverage
 from fusion3d.tasks.held_out import HeldOut
 from fusion3d.tasks.scorecard import Scorecard
 from fusion3d.tasks.scores import Figure, Scores
@@ -24,8 +25,17 @@ def predictions_section(folder: Path) -> str:
         "folds by colour). The line is 1:1. R² is one minus the residual over the total sum of squares, bias is predicted minus "
         "measured."
     )
+    if card.method:
+        caption += f" Model: {card.method}."
     body = figure(draw_predictions(plots, card.target, unit), caption, "Predicted against measured")
     body += scores_table(card, unit)
+    if card.coverage is not None and card.coverage.n:
+        caption = (
+            f"Share of the held-out plots whose measured {card.target} lies within the {100 * card.level:g} % interval of its "
+            "prediction, for all, by quarter of prediction and by stratum, with 90 % intervals (Wilson); the line is what was "
+            "asked for. Each fold's intervals were calibrated on the plots of the other folds."
+        )
+        body += figure(draw_coverage(card, unit), caption, "Coverage of intervals")
     return body + "".join(sentence(f"Note: {note}", "note") for note in card.notes)
 
 
@@ -35,12 +45,13 @@ def held_out_agreement(plots: HeldOut) -> Agreement:
 
 
 def scores_table(card: Scorecard, unit: str) -> str:
-    """Scores with their 90 % intervals: the embedding, what to compare it with, and strata."""
+    """Scores with their 90 % intervals: the embedding, what to compare it with, strata, and quarters of prediction."""
     named: list[tuple[str, Scores]] = [("embedding", card.model)]
     if card.baseline is not None:
         named.append((f"baseline: {Path(card.baseline_file or '').name}", card.baseline))
     named.append(("mean of the training plots", card.null))
     named += [(f"embedding, stratum {name or '(none)'}", found) for name, found in (card.strata or {}).items()]
+    named += [(f"embedding, predicted {number(item.low)} to {number(item.high)}", item.scores) for item in card.quartiles]
     rows: list[list[str | Cell]] = [
         [name, str(found.n), Cell(*_share(found.r2)), *(_figure(item) for item in (found.rmse, found.mae, found.bias))]
         for name, found in named
@@ -58,6 +69,30 @@ def _share(found: Figure) -> tuple[str, str]:
 def _figure(found: Figure) -> Cell:
     ends = "" if found.low != found.low else f"({number(found.low)} to {number(found.high)})"
     return Cell(number(found.value), ends)
+
+
+def draw_coverage(card: Scorecard, unit: str) -> Picture:
+    """Coverage of intervals, one line a group of plots, against the level."""
+    groups: list[tuple[str, Coverage | None]] = [("all plots", card.coverage)]
+    groups += [(f"predicted {number(item.low)} to {number(item.high)} {unit}", item.coverage) for item in card.quartiles]
+    groups += [(f"stratum {name or '(none)'}", found) for name, found in (card.strata_coverage or {}).items()]
+    shown = [(name, found) for name, found in groups if found is not None and found.n]
+    with style():
+        drawn = sheet(0.9 + 0.34 * len(shown), 7.6)
+        axes = drawn.add_subplot()
+        axes.axvline(card.level, color=COLOURS[1], linewidth=1.2, zorder=1)
+        for at, (_, found) in enumerate(shown):
+            share = found.share
+            axes.plot([share.low, share.high], [at, at], color=COLOURS[0], linewidth=2, solid_capstyle="butt", zorder=2)
+            axes.plot(share.value, at, "o", color=COLOURS[0], markersize=6.5 if at else 8, markeredgecolor="white", zorder=3)
+        axes.set_yticks(range(len(shown)), [f"{name} (n = {found.n})" for name, found in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlim(min(0.5, *(found.share.low for _, found in shown)) - 0.02, 1.02)
+        axes.set_xlabel(f"share within the {100 * card.level:g} % interval")
+        axes.grid(True, axis="x")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        return render(drawn)
 
 
 def draw_predictions(plots: HeldOut, variable: str, unit: str) -> Picture:

@@ -3,16 +3,16 @@
 A residual is divided by the spread that is expected at its prediction; an interval is the prediction plus or minus that spread
 times the ceil((n + 1) level)-th smallest of the n scaled residuals (Lei et al. 2018, Journal of the American Statistical
 Association 113, section 5.2 for the scaling; Romano, Patterson and Candes 2019, NeurIPS, for the case against intervals of one
-width). Residuals are those of the cross-validation, so no plot is spent on calibration alone; intervals are laid about the model of
-all plots, the shortcut that Barber et al. (2021, Annals of Statistics 49) call jackknife or CV without plus: it covers as promised
-where a model hardly changes when a fold is left out, and the coverage that is reported is measured, not promised.
+width). Residuals are those of the cross-validation, so no plot is spent on calibration alone; intervals are laid about the
+model of all plots, the shortcut that Barber et al. (2021, Annals of Statistics 49) call jackknife or CV without plus: it covers
+as promised where a model hardly changes when a fold is left out, and the coverage that is reported is measured, not promised.
 
-The spread is the standard error at a prediction: the root mean square residual of the quarter of the plots (eight at least) whose
-held-out predictions are nearest to it in rank, interpolated between plots; Lei et al. smooth absolute residuals in that way. Errors
-of biomass neither have one size nor grow with biomass alone: they are least where there is no tree, and largest for their size in
-between, so that intervals of one width cover too often at one end and too seldom at the other, and widths in proportion to
-"prediction + 20 Mg/ha" fail in the middle. A spread is at least a tenth of the root mean square of all residuals, so that no
-interval has width 0.
+The spread is the standard error at a prediction: the root mean square residual of the quarter of the plots (eight at least)
+whose held-out predictions are nearest to it in rank, interpolated between plots; Lei et al. smooth absolute residuals in that
+way. Errors of biomass neither have one size nor grow with biomass alone: they are least where there is no tree, and largest for
+their size in between, so that intervals of one width cover too often at one end and too seldom at the other, and widths in
+proportion to "prediction + 20 Mg/ha" fail in the middle. A spread is at least a tenth of the root mean square of all residuals,
+so that no interval has width 0.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Where a model extrapolates: the area of applicability (Meyer and Pebesma 2021, Methods in Ecology and Evolution 12).
 
-Features are standardised and weighted by their importance to the model. The dissimilarity index of a cell is its distance to the
-nearest training plot over the mean distance between training plots. The threshold comes from the cross-validation: for each plot
-the same index to plots of other folds; the largest value within 1.5 interquartile ranges of the upper quartile. Beyond it the model
-is asked for combinations of features that its scores say nothing about.
+Features are standardised and weighted by their importance to the model. The dissimilarity index of a cell is its distance to
+the nearest training plot over the mean distance between training plots. The threshold comes from the cross-validation: for each
+plot the same index to plots of other folds; the largest value within 1.5 interquartile ranges of the upper quartile. Beyond it
+the model is asked for combinations of features that its scores say nothing about.
 
-The importance of a feature is how much predictions change (root mean square) when its values are shuffled among the plots, which is
-defined for every kind of model (Breiman 2001; Fisher, Rudin and Dominici 2019, JMLR 20).
+The importance of a feature is how much predictions change (root mean square) when its values are shuffled among the plots,
+which is defined for every kind of model (Breiman 2001; Fisher, Rudin and Dominici 2019, JMLR 20).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from fusion3d.tasks.regressors.protocol import Regressor
 
 Float64 = npt.NDArray[np.float64]
 
+EXTRAPOLATION = "extrapolation"
+"""Name of a map's band that is 1 outside of the model's domain and 0 inside."""
 _WHISKER = 1.5
 _CELLS = 8192
 _SHARE = 1e-3

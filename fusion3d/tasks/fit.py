@@ -1,8 +1,9 @@
 """From a map of embeddings and field plots to a model of a continuous variable, scored on ground that it never saw.
 
-Each plot is described by the area-weighted mean of the embeddings under it; a model predicts the measured value from that. Blocks
-of ground are held out in turn: everything that is chosen or estimated, the penalty and the bias correction included, is so from the
-other plots. Held-out residuals also make the intervals of predictions; whether these cover is measured with those of other folds.
+Each plot is described by the area-weighted mean of the embeddings under it; a model predicts the measured value from that.
+Blocks of ground are held out in turn: everything that is chosen or estimated, the penalty and the bias correction included, is
+so from the other plots. Held-out residuals also make the intervals of predictions; whether these cover is measured with those
+of other folds.
 """
 
 from __future__ import annotations
@@ -177,7 +178,9 @@ def fit(
         kind=model,
         method=chosen_family.method,
         baseline=None if beside is None else _score(beside, held_out, seed),
-        strata=None if table.strata is None else {name: _score(held_out.predicted, held_out, seed, at) for name, at in _strata(table)},
+        strata=None
+        if table.strata is None
+        else {name: _score(held_out.predicted, held_out, seed, at) for name, at in _strata(table)},
         quartiles=_by_quartile(held_out, seed),
         level=level,
         coverage=_coverage(held_out),
@@ -275,14 +278,17 @@ def _on_intervals(table: PlotTable, model: TargetModel, embedding: RasterFile, s
     notes, needed, percent = [], plots_needed(model.level), f"{100 * model.level:g} %"
     fewest = min(int(split.split(number)[0].sum()) for number in range(split.count))
     if len(table) < needed:
-        notes.append(f"{len(table)} plots are too few for {percent} intervals, which have no ends then: at least {needed} are needed")
+        notes.append(
+            f"{len(table)} plots are too few for {percent} intervals, which have no ends then: at least {needed} are needed"
+        )
     elif fewest < needed:
         notes.append(f"coverage cannot be measured in every fold: it leaves {fewest} plots, {percent} intervals need {needed}")
     plot, cell = float(np.median(shapely.area(table.geometry))), embedding.pixel**2
     if plot > _LARGER * cell:
         unit = metric_unit(map_crs(embedding.crs)) ** 2
         notes.append(
-            f"intervals are those of areas like the plots (median {plot * unit:.4g} m2); single cells of {cell * unit:.4g} m2 vary more"
+            f"intervals are those of areas like the plots (median {plot * unit:.4g} m2); "
+            f"single cells of {cell * unit:.4g} m2 vary more"
         )
     return notes
 

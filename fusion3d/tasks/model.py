@@ -1,4 +1,4 @@
-"""A fitted model of a measured variable: what it predicts, in which unit, from which bands, how surely, and where it may be used."""
+"""A fitted model of a measured variable: what it predicts, in what unit, from which bands, how surely, and where."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient boosting of small trees, each on a random half of the plots (Friedman 2001, Annals of Statistics 29; 2002, CSDA 38)."""
+"""Gradient boosting of small trees, each on a random half of the plots (Friedman 2001, Ann. Statist. 29; 2002, CSDA 38)."""
 
 from __future__ import annotations
 

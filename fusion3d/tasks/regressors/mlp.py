@@ -112,7 +112,11 @@ def _train(features: Float64, target: Float64, decay: float, networks: int, seed
         warnings.simplefilter("ignore", ConvergenceWarning)
         for number in range(networks):
             network = MLPRegressor(
-                hidden_layer_sizes=(_HIDDEN,), solver="lbfgs", alpha=decay, max_iter=_STEPS, random_state=seed * _NETWORKS + number
+                hidden_layer_sizes=(_HIDDEN,),
+                solver="lbfgs",
+                alpha=decay,
+                max_iter=_STEPS,
+                random_state=seed * _NETWORKS + number,
             ).fit((features - mean) / scale, (target - centre) / width)
             inward.append(network.coefs_[0])
             bias.append(network.intercepts_[0])

@@ -21,8 +21,6 @@ class Regressor(Protocol):
         ...
 
 
-
-
 R = TypeVar("R", bound=Regressor)
 
 
