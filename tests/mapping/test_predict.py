@@ -10,11 +10,14 @@ import rasterio
 from pyproj import CRS
 
 from fusion3d.errors import ConfigError, InputError
-from fusion3d.evaluation.ridge import Ridge, RidgeFit
+from fusion3d.evaluation.ridge import Ridge
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.mapping.predict import predict
 from fusion3d.tasks.fit import fit
+from fusion3d.tasks.conformal import Conformal
+from fusion3d.tasks.domain import Domain
 from fusion3d.tasks.model import TargetModel
+from fusion3d.tasks.regressors import Fitted
 from tests.tasks.places import X0, Y0, planted, write_map
 
 ROWS, COLS = 70, 90
@@ -24,7 +27,7 @@ def model(transform: str = "none", nonnegative: bool = True) -> TargetModel:
     """z = 2 a - b + 1 with residuals -1 and 1."""
     ridge = Ridge(np.array([3.0, 4.0]), np.array([5.0, 2.0]), np.array([10.0, -2.0]), 3.0, 1.0)
     about = {"target": "agb", "unit": "Mg/ha", "features": ("emb_000", "emb_001"), "nonnegative": nonnegative}
-    return TargetModel.of(RidgeFit(ridge, np.array([1.0, -1.0])), transform=transform, trained_on={"checkpoint": "run"}, **about)
+    return TargetModel.of(Fitted(ridge, np.array([1.0, -1.0])), transform=transform, trained_on={"checkpoint": "run"}, **about)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_values_do_not_depend_on_the_blocks(tmp_path, transform):
     ridge = Ridge(rng.normal(size=24), rng.uniform(0.5, 2, 24), rng.normal(size=24) * 0.2, 3.0, 1.0)
     names = tuple(f"emb_{number:03d}" for number in range(24))
     fitted = TargetModel.of(
-        RidgeFit(ridge, rng.normal(size=30)), target="agb", unit="", features=names, transform=transform, nonnegative=True
+        Fitted(ridge, rng.normal(size=30)), target="agb", unit="", features=names, transform=transform, nonnegative=True
     )
     maps = []
     for block in (256, 64, 27):

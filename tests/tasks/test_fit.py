@@ -13,10 +13,12 @@ import shapely
 from scipy.ndimage import gaussian_filter
 
 from fusion3d.errors import ConfigError, InputError
-from fusion3d.evaluation.ridge import fit_ridge
 from fusion3d.tasks.fit import fit
-from fusion3d.tasks.model import TargetModel
-from fusion3d.tasks.scorecard import HeldOut, Scorecard
+from fusion3d.tasks.conformal import Conformal
+from fusion3d.tasks.held_out import HeldOut
+from fusion3d.tasks.model_file import read_model
+from fusion3d.tasks.regressors import FAMILIES
+from fusion3d.tasks.scorecard import Scorecard
 from tests.tasks.places import X0, Y0, planted, write_map, write_points
 
 
@@ -34,7 +36,7 @@ def test_planted_linear_signal_is_recovered_to_the_noise_ceiling(place, tmp_path
     assert 18 < card.model.rmse.value < 23
     assert abs(card.model.bias.value) < 4
     # the plots are their cells, whose values differ by what is outside of the disc of 4 m in 10 m cells: nothing
-    slopes = found.model.ridge.coefficients / found.model.ridge.scale
+    slopes = found.model.regressor.coefficients / found.model.regressor.scale
     np.testing.assert_allclose(slopes, place.coefficients, atol=8)
 
 
@@ -72,9 +74,9 @@ def test_spatially_smooth_values_score_lower_on_blocks_than_at_random(tmp_path):
 def test_files_hold_what_the_result_says(place, tmp_path):
     found = fit(place.embedding, place.labels, "agb", tmp_path / "deep" / "out", unit="Mg/ha", stratum="half", transform="sqrt")
     folder = tmp_path / "deep" / "out"
-    assert {item.name for item in folder.iterdir()} == {"model.json", "scores.json", "predictions.csv"}
+    assert {item.name for item in folder.iterdir()} == {"model.json", "model.safetensors", "scores.json", "predictions.csv"}
     assert Scorecard.read(folder).to_json() == found.scorecard.to_json()
-    assert TargetModel.read(folder).trained_on["checkpoint"] == "run"
+    assert read_model(folder).trained_on["checkpoint"] == "run"
     table = HeldOut.read(folder)
     assert len(table.plot) == 300
     # scores are those of the table
@@ -192,7 +194,12 @@ def test_six_plots_are_enough_and_five_are_not(place, tmp_path):
     [
         ({"task": "crops"}, "--task 'crops'"),
         ({"transform": "cube"}, "--transform 'cube'"),
-        ({"scheme": "stripes"}, "blocks or random"),
+        ({"scheme": "stripes"}, "blocks or random or strata"),
+        ({"scheme": "strata"}, "needs --stratum"),
+        ({"model": "svm"}, "--model 'svm': give one of ridge, forest, boosting, mlp, power"),
+        ({"model": "power"}, "--model power needs positive features: 12 of 12 bands"),
+        ({"model": "power", "transform": "sqrt"}, "--model power has its own way"),
+        ({"level": 1.0}, "--level 1 must lie between 0 and 1"),
         ({"block": 5000.0}, "one block of 5000 m"),
         ({"folds": 1}, "--folds 1"),
         ({"buffer": -1.0}, "--buffer"),
@@ -221,10 +228,10 @@ def test_failure_while_writing_keeps_the_files_of_an_earlier_fit(place, tmp_path
     fit(place.embedding, place.labels, "agb", tmp_path / "out", unit="Mg/ha")
     before = {item.name: item.read_bytes() for item in (tmp_path / "out").iterdir()}
 
-    def full(self, path):
+    def full(model, path):
         raise InputError(path, "cannot be written (No space left on device)")
 
-    monkeypatch.setattr(TargetModel, "write", full)
+    monkeypatch.setattr("fusion3d.tasks.fit.write_model", full)
     with pytest.raises(InputError, match="No space left"):
         fit(place.embedding, place.labels, "agb", tmp_path / "out", unit="Mg/ha", seed=1)
     assert {item.name: item.read_bytes() for item in (tmp_path / "out").iterdir()} == before
@@ -232,15 +239,93 @@ def test_failure_while_writing_keeps_the_files_of_an_earlier_fit(place, tmp_path
 
 def test_penalty_is_chosen_by_blocks_too(place, tmp_path, monkeypatch):
     """With a random inner split, neighbours would argue for too small a penalty."""
-    seen = []
+    seen, plain = [], FAMILIES["ridge"].fit
 
     def spy(features, target, **options):
         seen.append(options["groups"])
-        return fit_ridge(features, target, **options)
+        return plain(features, target, **options)
 
-    monkeypatch.setattr("fusion3d.tasks.fit.fit_ridge", spy)
+    monkeypatch.setattr(FAMILIES["ridge"], "fit", spy)
     table = fit(place.embedding, place.labels, "agb", tmp_path / "out", block=200, buffer=0.0).held_out
     assert len(seen) == 6
     for number in range(5):
         np.testing.assert_array_equal(seen[number], table.block[table.fold != number])
-    np.testing.assert_array_equal(seen[5], table.block)
+
+
+def test_intervals_of_a_fold_come_from_the_other_folds(place, tmp_path):
+    """A plot that is off by 10^6 widens the intervals of other folds, never that of its own fold."""
+    frame = geopandas.read_file(place.labels)
+    one = fit(place.embedding, place.labels, "agb", tmp_path / "one", buffer=0.0).held_out
+    number = one.fold[7]
+    frame.loc[7, "agb"] = 1e6
+    frame.to_file(tmp_path / "wrong.gpkg")
+    other = fit(place.embedding, tmp_path / "wrong.gpkg", "agb", tmp_path / "other", buffer=0.0).held_out
+    own = np.flatnonzero(one.fold == number)
+    # predictions of the other folds did see the wrong plot, so calibrate by hand on what they predicted
+    calibrated = Conformal.of(other.measured[other.fold != number], other.predicted[other.fold != number])
+    lower, upper = calibrated.bounds(other.predicted[own], 0.9, nonnegative=True)
+    np.testing.assert_array_equal(other.lower[own], lower)
+    np.testing.assert_array_equal(other.upper[own], upper)
+
+
+def test_intervals_cover_as_often_as_asked_for(place, tmp_path):
+    """300 plots with normal noise of 20 Mg/ha, which a 90 % interval must reach 1.645 times on either side."""
+    found = fit(place.embedding, place.labels, "agb", tmp_path / "out", unit="Mg/ha", stratum="half").scorecard
+    assert found.coverage.n == 300
+    assert 0.86 < found.coverage.share.value < 0.94
+    assert found.coverage.width == pytest.approx(2 * 1.645 * 20, rel=0.15)
+    assert sum(part.n for part in found.strata_coverage.values()) == 300
+    assert [item.coverage.n for item in found.quartiles] == [75, 75, 75, 75]
+    assert all(item.coverage.share.value > 0.8 for item in found.quartiles)
+    assert found.quartiles[0].high <= found.quartiles[1].low
+    low = fit(place.embedding, place.labels, "agb", tmp_path / "low", level=0.5).scorecard
+    assert 0.42 < low.coverage.share.value < 0.58
+    assert "within 50 % interval" in low.table()
+
+
+def test_too_few_plots_for_the_level_leave_intervals_open_and_say_how_many_are_needed(place, tmp_path):
+    frame = geopandas.read_file(place.labels).iloc[:40]
+    frame.to_file(tmp_path / "few.gpkg")
+    found = fit(place.embedding, tmp_path / "few.gpkg", "agb", tmp_path / "out", level=0.99)
+    assert "40 plots are too few for 99 % intervals, which have no ends then: at least 99 are needed" in found.scorecard.notes
+    assert found.scorecard.coverage.n == 0
+    assert np.isnan(found.held_out.upper).all()
+    assert np.isnan(HeldOut.read(tmp_path / "out").upper).all()
+    # enough in all, not enough without a fold
+    nearly = fit(place.embedding, tmp_path / "few.gpkg", "agb", tmp_path / "nearly", level=0.97).scorecard
+    assert any("coverage cannot be measured in every fold" in note for note in nearly.notes)
+
+
+def test_each_stratum_is_predicted_by_a_model_of_the_others(place, tmp_path):
+    table = fit(place.embedding, place.labels, "agb", tmp_path / "out", scheme="strata", stratum="half", buffer=0.0).held_out
+    west = np.array(table.stratum) == "west"
+    assert set(table.fold[west]).isdisjoint(table.fold[~west])
+    assert table.null[west] == pytest.approx(table.measured[~west].mean())
+    frame = geopandas.read_file(place.labels).assign(half="one")
+    frame.to_file(tmp_path / "one.gpkg")
+    with pytest.raises(ConfigError, match="all plots are of one stratum"):
+        fit(place.embedding, tmp_path / "one.gpkg", "agb", tmp_path / "none", scheme="strata", stratum="half")
+
+
+@pytest.mark.parametrize("kind", ["forest", "boosting", "mlp"])
+def test_other_models_beat_the_mean_and_are_written_as_they_predict(place, tmp_path, kind):
+    """A linear signal of 12 bands: trees see a part of it, a network most."""
+    frame = geopandas.read_file(place.labels).iloc[:120]
+    frame.to_file(tmp_path / "some.gpkg")
+    found = fit(place.embedding, tmp_path / "some.gpkg", "agb", tmp_path / "out", unit="Mg/ha", model=kind)
+    assert found.scorecard.model.r2.value > (0.85 if kind == "mlp" else 0.25)
+    assert str(found).startswith(f"agb (Mg/ha): {kind} on 12 bands, 120 plots")
+    assert "Breiman" in found.scorecard.method or kind != "forest"
+    features = place_values(place)[:, :40, :40].astype(np.float64)
+    again = read_model(tmp_path / "out")
+    np.testing.assert_array_equal(again.predict_bands(features), found.model.predict_bands(features))
+    np.testing.assert_array_equal(again.domain.outside(features), found.model.domain.outside(features))
+
+
+def test_note_says_that_cells_smaller_than_plots_vary_more(place, tmp_path):
+    frame = geopandas.read_file(place.labels)
+    frame["radius"] = 12.0
+    frame.to_file(tmp_path / "wide.gpkg")
+    notes = fit(place.embedding, tmp_path / "wide.gpkg", "agb", tmp_path / "out").scorecard.notes
+    assert any("median 452.3 m2); single cells of 100 m2 vary more" in note for note in notes)
+    assert not any("vary more" in note for note in fit(place.embedding, place.labels, "agb", tmp_path / "b").scorecard.notes)

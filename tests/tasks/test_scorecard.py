@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from fusion3d.errors import InputError
-from fusion3d.tasks.scorecard import FoldFacts, HeldOut, Scorecard
-from fusion3d.tasks.scores import score
+from fusion3d.tasks.coverage import Coverage
+from fusion3d.tasks.held_out import HeldOut
+from fusion3d.tasks.scorecard import FoldFacts, Quartile, Scorecard
+from fusion3d.tasks.scores import Figure, score
 
 MEASURED = np.array([10.0, 20.0, 30.0, 40.0])
 
@@ -18,8 +20,8 @@ MEASURED = np.array([10.0, 20.0, 30.0, 40.0])
 def card(**changes: object) -> Scorecard:
     facts = {
         "task": "biomass", "target": "agb", "unit": "Mg/ha", "transform": "sqrt", "embedding": "emb.tif", "labels": "plots.gpkg",
-        "baseline_file": None, "dimensions": 8, "plots": 4, "folds": FoldFacts("blocks", 2, 4, 100.0, 14.142, 0), "penalty": 2.5,
-        "fold_penalties": (2.0, 3.0), "model": score(MEASURED, MEASURED + np.array([1, -1, 3, 1])),
+        "baseline_file": None, "dimensions": 8, "plots": 4, "folds": FoldFacts("blocks", 2, 4, 100.0, 14.142, 0), "chosen": {"penalty": 2.5},
+        "fold_chosen": ({"penalty": 2.0}, {"penalty": 3.0}), "model": score(MEASURED, MEASURED + np.array([1, -1, 3, 1])),
         "null": score(MEASURED, np.full(4, 25.0)),
     }  # fmt: skip
     return Scorecard(**(facts | changes))
@@ -62,18 +64,51 @@ def test_table_names_rows_units_and_figures():
     assert "5.00" in lines[3]
 
 
+def covered(share: float) -> Coverage:
+    return Coverage(40, Figure(share, share - 0.1, share + 0.05), 12.0)
+
+
+def test_coverage_comes_back_and_stands_in_the_table(tmp_path):
+    scores = score(MEASURED, MEASURED + 1)
+    original = card(
+        level=0.8, coverage=covered(0.81), strata={"oak": scores}, strata_coverage={"oak": covered(0.75)},
+        quartiles=(Quartile(0.0, 12.5, scores, covered(0.9)), Quartile(13.0, 45.0, scores)), kind="forest", method="trees",
+    )  # fmt: skip
+    again = Scorecard.read(original.write(tmp_path / "scores.json"))
+    assert again.to_json() == original.to_json()
+    assert again.quartiles[0].coverage.share.value == 0.9
+    lines = original.table().splitlines()
+    assert lines[0].endswith("within 80 % interval")
+    assert [line.split()[-5] for line in (lines[2], lines[4], lines[5])] == ["0.81", "0.75", "0.90"]
+    assert lines[5].startswith("predicted 0 to 12.5 ")
+    assert lines[6].endswith(" -")
+
+
+def test_file_of_before_there_were_other_models_is_read(tmp_path):
+    plain = card().to_json()
+    for name in ("chosen", "fold_chosen", "kind", "method", "quartiles", "level", "coverage", "strata_coverage"):
+        del plain[name]
+    (tmp_path / "scores.json").write_text(json.dumps(plain | {"penalty": 2.5, "fold_penalties": [2.0, 3.0]}))
+    again = Scorecard.read(tmp_path)
+    assert (again.kind, again.coverage, again.chosen) == ("ridge", None, {"penalty": 2.5})
+    assert again.fold_chosen == ({"penalty": 2.0}, {"penalty": 3.0})
+    assert "interval" not in again.table()
+
+
 def test_folds_in_words():
     assert str(FoldFacts("blocks", 5, 23, 100.0, 14.1421, 0)) == (
         "5 folds of 23 blocks of 100 m, plots within 14.1 m of a held-out one not trained with"
     )
     assert str(FoldFacts("random", 5, 60, None, 0.0, 0)) == "5 random folds"
+    assert str(FoldFacts("strata", 3, 20, 100.0, 0.0, 0)) == "3 strata held out in turn"
 
 
 def test_predictions_come_back_from_their_file(tmp_path):
-    original = held_out(baseline=np.array([1.0, np.nan, 2.0, 3.0]), stratum=("oak", "", "oak", "beech"))
+    ends = {"lower": np.array([0.0, 1.0, np.nan, 3.5]), "upper": np.array([9.0, 8.0, np.nan, 7.5])}
+    original = held_out(baseline=np.array([1.0, np.nan, 2.0, 3.0]), stratum=("oak", "", "oak", "beech"), **ends)
     original.write(tmp_path / "predictions.csv")
     again = HeldOut.read(tmp_path)
-    for name in ("x", "y", "measured", "predicted", "null", "baseline", "fold", "block"):
+    for name in ("x", "y", "measured", "predicted", "null", "baseline", "lower", "upper", "fold", "block"):
         np.testing.assert_array_equal(getattr(again, name), getattr(original, name))
     assert (again.plot, again.stratum) == (original.plot, original.stratum)
 
