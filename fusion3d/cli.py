@@ -443,6 +443,9 @@ def fit(
     block: Annotated[float | None, typer.Option(help="Side of the blocks, metres [default: from the plots].")] = None,
     folds: Annotated[int, typer.Option(help="Shares that are held out in turn.")] = 5,
     baseline: Annotated[Path | None, typer.Option(help="Raster to compare with, such as canopy height.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Column store with LiDAR: the area-based approach on its points is scored beside.")
+    ] = None,
     level: Annotated[float, typer.Option(help="Share of measured values that intervals of predictions shall cover.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Of the blocks, the bootstrap, and models that draw lots.")] = 0,
 ) -> None:
@@ -451,7 +454,8 @@ def fit(
 
     result = run(
         embedding, labels, variable, target, task=task, model=model, unit=unit, radius=radius, layer=layer, crs=crs,
-        stratum=stratum, transform=transform, scheme=scheme, block=block, folds=folds, baseline=baseline, level=level, seed=seed,
+        stratum=stratum, transform=transform, scheme=scheme, block=block, folds=folds, baseline=baseline, store=store,
+        level=level, seed=seed,
     )  # fmt: skip
     out.print(str(result), markup=False)
 

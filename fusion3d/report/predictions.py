@@ -49,6 +49,7 @@ def scores_table(card: Scorecard, unit: str) -> str:
     named: list[tuple[str, Scores]] = [("embedding", card.model)]
     if card.baseline is not None:
         named.append((f"baseline: {Path(card.baseline_file or '').name}", card.baseline))
+    named += (card.area_based or {}).items()
     named.append(("mean of the training plots", card.null))
     named += [(f"embedding, stratum {name or '(none)'}", found) for name, found in (card.strata or {}).items()]
     named += [(f"embedding, predicted {number(item.low)} to {number(item.high)}", item.scores) for item in card.quartiles]

@@ -25,6 +25,7 @@ from fusion3d.evaluation.blocks import SCHEMES, Folds, centres, random_folds, sp
 from fusion3d.evaluation.plots import PlotTable, read_plots
 from fusion3d.grid import map_crs, metric_unit
 from fusion3d.io.raster import RasterFile, open_raster
+from fusion3d.tasks.area_based import area_based
 from fusion3d.tasks.conformal import LEVEL, check_level, plots_needed
 from fusion3d.tasks.coverage import Coverage, coverage, quartiles
 from fusion3d.tasks.cross_fit import cross_fit, fit_arrays
@@ -81,6 +82,7 @@ def fit(
     folds: int = 5,
     buffer: float | None = None,
     baseline: str | Path | None = None,
+    store: str | Path | None = None,
     level: float = LEVEL,
     seed: int = 0,
 ) -> FitResult:
@@ -100,6 +102,7 @@ def fit(
     buffer : metres between held-out plots and those trained with; None for the diagonal of a cell with blocks, so that no cell
         is on both sides
     baseline : any raster, for instance of canopy height: the same kind of model on its mean and percentiles is scored beside
+    store : column store with aerial LiDAR: the area-based approach on its points is scored beside, as `area_based` says
     level : share of measured values that intervals of predictions shall cover
     seed : of folds, bootstrap and models that draw lots
 
@@ -143,6 +146,7 @@ def fit(
     )
     raster = None if baseline is None else open_raster(baseline, crs=crs)
     beside = None if raster is None else _baseline(chosen_family, raster, table, split, about, notes)
+    standard = None if store is None else area_based(store, table, split, about, notes, _FEWEST_PLOTS)
     held_out = HeldOut(
         plot=table.ids,
         x=centres(table.geometry)[:, 0],
@@ -178,6 +182,8 @@ def fit(
         kind=model,
         method=chosen_family.method,
         baseline=None if beside is None else _score(beside, held_out, seed),
+        area_based=None if standard is None else {name: _score(found, held_out, seed) for name, found in standard.items()},
+        store=None if store is None else str(store),
         strata=None
         if table.strata is None
         else {name: _score(held_out.predicted, held_out, seed, at) for name, at in _strata(table)},

@@ -96,6 +96,7 @@ class Scorecard:
     kind : of the model; method : in a sentence, with its source
     baseline : of the same kind of model on the baseline raster's mean and percentiles, on the plots that it covers; None without
         one
+    area_based : of the area-based approach on the points of `store`, by method; None without a store
     strata : of the model, by stratum; None without strata
     quartiles : of the model, by quarter of prediction
     level : of intervals
@@ -122,6 +123,8 @@ class Scorecard:
     kind: str = "ridge"
     method: str = ""
     baseline: Scores | None = None
+    area_based: dict[str, Scores] | None = None
+    store: str | None = None
     strata: dict[str, Scores] | None = None
     quartiles: tuple[Quartile, ...] = ()
     level: float = LEVEL
@@ -137,6 +140,7 @@ class Scorecard:
         rows: list[tuple[str, Scores, Coverage | None]] = [("embedding", self.model, self.coverage)]
         if self.baseline is not None:
             rows.append((f"baseline {Path(self.baseline_file or '').name}", self.baseline, None))
+        rows += [(name, found, None) for name, found in (self.area_based or {}).items()]
         rows.append(("mean of training plots", self.null, None))
         for name, found in (self.strata or {}).items():
             rows.append((f"stratum {name or '(none)'}", found, (self.strata_coverage or {}).get(name)))
@@ -155,7 +159,7 @@ class Scorecard:
         for name in ("model", "null", "baseline", "coverage"):
             found = getattr(self, name)
             plain[name] = None if found is None else found.to_json()
-        for name in ("strata", "strata_coverage"):
+        for name in ("area_based", "strata", "strata_coverage"):
             parts = getattr(self, name)
             plain[name] = None if parts is None else {key: found.to_json() for key, found in parts.items()}
         plain["quartiles"] = [found.to_json() for found in self.quartiles]
@@ -200,7 +204,7 @@ class Scorecard:
 _READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("model", "null", "baseline"), Scores.from_json),
     "coverage": Coverage.from_json,
-    "strata": lambda plain: {name: Scores.from_json(found) for name, found in plain.items()},
+    **dict.fromkeys(("area_based", "strata"), lambda plain: {name: Scores.from_json(found) for name, found in plain.items()}),
     "strata_coverage": lambda plain: {name: Coverage.from_json(found) for name, found in plain.items()},
     "quartiles": lambda plain: tuple(map(Quartile.from_json, plain)),
 }
