@@ -56,7 +56,7 @@ def map_section(path: Path, truth: Path | None, variable: str, unit: str) -> str
     unit = header.unit or unit or "unit not stated"
     place = header.place
     predicted = read_on(path, place, [1])[0]
-    error = _error(path, header)
+    spread = _error(path, header)
     real, problem = None, ""
     if truth is not None:
         try:
@@ -70,15 +70,15 @@ def map_section(path: Path, truth: Path | None, variable: str, unit: str) -> str
         caption += (
             "Map and truth have one colour scale. Difference: map minus truth; orange, the map is too low; purple, too high. "
         )
-    if error is not None:
-        caption += f"Last: {error.name}. "
-        if error.outside is not None:
-            share = float(error.outside[np.isfinite(predicted)].mean()) if np.isfinite(predicted).any() else 0.0
+    if spread is not None:
+        caption += f"Last: {spread.name}. "
+        if spread.outside is not None:
+            share = float(spread.outside[np.isfinite(predicted)].mean()) if np.isfinite(predicted).any() else 0.0
             caption += (
                 f"Red there: {100 * share:.1f} % of the mapped cells, in which the model extrapolates (outside the area of "
                 "applicability: unlike all plots it was fitted on). "
             )
-    body = figure(draw_maps(panels, place, unit, error), caption, f"Map of {variable}")
+    body = figure(draw_maps(panels, place, unit, spread), caption, f"Map of {variable}")
     if real is None and truth is not None:
         body += problem
     elif real is None:

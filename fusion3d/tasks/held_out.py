@@ -77,7 +77,7 @@ class HeldOut:
             with path.open(encoding="utf-8", newline="") as file:
                 header, *rows = csv.reader(file)
             columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
-            read = {name: tuple(columns[name]) for name in ("plot", "stratum") if name in columns}
+            read: dict[str, Any] = {name: tuple(columns[name]) for name in ("plot", "stratum") if name in columns}
             read |= {name: np.array(columns[name], dtype=np.int64) for name in ("fold", "block")}
             numbers = [name for name in ("x", "y", "measured", "predicted", "null", *_OPTIONAL) if name in columns]
             read |= {name: np.array([float(value or "nan") for value in columns[name]]) for name in numbers}

@@ -135,9 +135,9 @@ def _of(name: str, arrays: Arrays) -> Arrays:
     return {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
 
 
-def _numbers(name: str, arrays: Arrays) -> dict[str, npt.NDArray[np.float64]]:
+def _numbers(name: str, arrays: Arrays) -> dict[str, Any]:
     return {key: numbers(value) for key, value in _of(name, arrays).items()}
 
 
-def _scalars(plain: dict[str, Any]) -> dict[str, float]:
+def _scalars(plain: dict[str, Any]) -> dict[str, Any]:
     return {str(name): float(value) for name, value in plain.items()}

@@ -24,10 +24,8 @@ def test_fewest_plots_for_a_level(level, needed):
 
 
 def test_interval_by_hand():
-    """Nine equal predictions with errors 1 to 9: one standard error for all, so the interval of 90 % reaches 9 on either side, of
-    50 % reaches 5."""
+    """Nine equal predictions with errors 1 to 9: the interval of 90 % reaches 9 on either side, that of 50 % reaches 5."""
     found = Conformal.of(100 + np.arange(1.0, 10.0), np.full(9, 100.0))
-    assert found.standard_error(np.array([100.0]))[0] == pytest.approx(math.sqrt(285 / 9))
     for level, reach in ((0.9, 9), (0.5, 5)):
         lower, upper = found.bounds(np.array([100.0, 3.0]), level, nonnegative=True)
         assert upper == pytest.approx([100 + reach, 3 + reach])

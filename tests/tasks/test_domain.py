@@ -39,8 +39,8 @@ def test_index_and_threshold_by_hand():
 
 def test_feature_without_influence_does_not_make_a_cell_strange():
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(50, 3))
-    found = Domain.of(features, Linear((2.0, 1.0, 0.0)), folds(list(rng.integers(0, 5, 50))))
+    features = rng.normal(size=(300, 3))
+    found = Domain.of(features, Linear((2.0, 1.0, 0.0)), folds(list(rng.integers(0, 5, 300))))
     assert found.weights[0] == 1.0
     assert found.weights[1] == pytest.approx(0.5, rel=0.3)
     assert found.weights[2] == 0.0

@@ -79,7 +79,7 @@ def test_coverage_comes_back_and_stands_in_the_table(tmp_path):
     assert again.quartiles[0].coverage.share.value == 0.9
     lines = original.table().splitlines()
     assert lines[0].endswith("within 80 % interval")
-    assert [line.split()[-5] for line in (lines[2], lines[4], lines[5])] == ["0.81", "0.75", "0.90"]
+    assert [line.split()[-4] for line in (lines[2], lines[4], lines[5])] == ["0.81", "0.75", "0.90"]
     assert lines[5].startswith("predicted 0 to 12.5 ")
     assert lines[6].endswith(" -")
 

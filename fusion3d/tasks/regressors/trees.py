@@ -55,9 +55,10 @@ class Trees:
             parts["value"].append(each.value[:, 0, 0])
             start += each.node_count
         reals = ("threshold", "value")
-        return cls(**{
+        joined: dict[str, Any] = {
             name: np.concatenate(found).astype(np.float64 if name in reals else np.int32) for name, found in parts.items()
-        })  # fmt: skip
+        }
+        return cls(**joined)
 
     @property
     def count(self) -> int:
