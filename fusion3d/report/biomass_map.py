@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fusion3d.errors import Fusion3DError
 from fusion3d.report.drawing import Picture, draw_map, map_height, render, sheet, style
 from fusion3d.report.markup import damaged, figure, number, sentence, table
-from fusion3d.report.raster_view import Float32, Place, RasterFacts, facts, read_on
+from fusion3d.report.raster_view import Float32, Place, facts, read_on
 from fusion3d.tasks.domain import EXTRAPOLATION
 
 _LONGEST = 600
@@ -56,7 +56,7 @@ def map_section(path: Path, truth: Path | None, variable: str, unit: str) -> str
     unit = header.unit or unit or "unit not stated"
     place = header.place
     predicted = read_on(path, place, [1])[0]
-    spread = _error(path, header)
+    spread = map_error(path)
     real, problem = None, ""
     if truth is not None:
         try:
@@ -122,8 +122,9 @@ class MapError:
     outside: npt.NDArray[np.bool_] | None = None
 
 
-def _error(path: Path, header: RasterFacts) -> MapError | None:
-    """Width of the interval and mask of extrapolation, as `fusion3d map` writes them; else the second band by its name."""
+def map_error(path: Path) -> MapError | None:
+    """Width of the interval and mask of extrapolation, as `fusion3d map` writes them; else the second band; None of one band."""
+    header = facts(path, _LONGEST)
     if header.count < 2:
         return None
     place, names = header.place, header.names

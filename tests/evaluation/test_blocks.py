@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion3d.errors import ConfigError
-from fusion3d.evaluation.blocks import blocks_of, deal, default_side, random_folds, spatial_folds
+from fusion3d.evaluation.blocks import blocks_of, deal, default_side, random_folds, spatial_folds, stratum_folds
 
 
 def plots(x: np.ndarray, y: np.ndarray, radius: float = 5.0) -> np.ndarray:
@@ -142,3 +142,23 @@ def test_plots_on_the_lines_of_a_grid_are_not_scattered_by_rounding():
 
 def test_default_side_of_a_line_of_plots():
     assert default_side(np.stack([np.arange(0.0, 2000.0, 10.0), np.zeros(200)], axis=1), 5) == 100.0
+
+
+def test_strata_are_held_out_one_by_one_and_their_blocks_stay_whole():
+    polygons = scattered()
+    x = shapely.get_x(shapely.centroid(polygons))
+    strata = np.where(x < 300, "pine", np.where(x < 650, "oak", "beech"))
+    found = stratum_folds(polygons, 1.0, list(strata), side=200.0)
+    assert [set(strata[found.fold == number]) for number in range(found.count)] == [{"beech"}, {"oak"}, {"pine"}]
+    for group in np.unique(found.group):
+        assert len(set(strata[found.group == group])) == 1
+        assert np.ptp(x[found.group == group]) <= 200
+    # two strata share the squares from 200 to 400 m and from 600 to 800 m
+    assert found.groups == 25 + 5 + 5
+
+
+def test_one_stratum_or_a_block_without_a_size_is_refused():
+    with pytest.raises(ConfigError, match="all plots are of one stratum"):
+        stratum_folds(scattered(), 1.0, ["oak"] * 200)
+    with pytest.raises(ConfigError, match="--block -1"):
+        stratum_folds(scattered(), 1.0, ["oak", "pine"] * 100, side=-1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,15 @@ def values() -> np.ndarray:
 @pytest.fixture(scope="module")
 def embedding(tmp_path_factory, values):
     return write_map(tmp_path_factory.mktemp("map") / "emb.tif", values, checkpoint="run")
+
+
+def with_intervals() -> TargetModel:
+    """Errors of 4 below a prediction of 50, of 20 above; at home where a is between 20 and 50, b anywhere."""
+    predicted = np.concatenate([np.linspace(-50, 49, 60), np.linspace(51, 150, 60)])
+    error = np.where(predicted < 50, 4.0, 20.0) * np.where(np.arange(120) % 2, 1, -1)
+    plots = np.arange(20.0, 51.0)[:, None]
+    domain = Domain(np.zeros(2), np.ones(2), np.array([1.0, 0.0]), plots, distance=10.0, threshold=0.15)
+    return replace(model(), intervals=Conformal.of(predicted + error, predicted), domain=domain)
 
 
 def read(path) -> np.ndarray:
@@ -113,6 +123,61 @@ def test_plot_on_its_cell_is_predicted_as_the_map_says(tmp_path):
     with rasterio.open(place.embedding) as dataset:
         features = dataset.read()[:, place.row, place.col].T.astype(float)
     np.testing.assert_allclose(read(tmp_path / "agb.tif")[place.row, place.col], fitted.model.predict(features), rtol=1e-5)
+
+
+def test_bands_are_estimate_error_interval_and_extrapolation(embedding, values, tmp_path):
+    summary = predict(with_intervals(), embedding, tmp_path / "agb.tif")
+    with rasterio.open(tmp_path / "agb.tif") as dataset:
+        estimate, error, lower, upper, outside = dataset.read()
+        names = ("agb_Mg_ha", "agb_se_Mg_ha", "agb_lower90_Mg_ha", "agb_upper90_Mg_ha", "extrapolation")
+        assert dataset.descriptions == summary.bands == names
+        assert dataset.units == ("Mg/ha", "Mg/ha", "Mg/ha", "Mg/ha", "1")
+        assert dataset.tags()["level"] == "0.9"
+    seen = np.isfinite(values).all(axis=0)
+    for band in (estimate, error, lower, upper, outside):
+        np.testing.assert_array_equal(np.isfinite(band), seen)
+    np.testing.assert_allclose(estimate, np.maximum(2 * values[0] - values[1] + 1, 0), atol=1e-4)
+    # away from the step at 50 all errors in the neighbourhood are alike
+    for there, size in ((seen & (estimate < 20), 4.0), (seen & (estimate > 80), 20.0)):
+        np.testing.assert_allclose(error[there], size, rtol=1e-5)
+        np.testing.assert_allclose((upper - estimate)[there], size, rtol=1e-4)
+        np.testing.assert_allclose(lower[there], np.maximum(estimate - size, 0)[there], atol=1e-3)
+    # the threshold of 0.15 is 1.5 rows beyond the plots
+    np.testing.assert_array_equal(outside[seen], ((values[0] < 18.5) | (values[0] > 51.5))[seen])
+    assert summary.extrapolated == int(np.nansum(outside))
+    assert f"{summary.extrapolated} extrapolated" in str(summary)
+
+
+def test_all_bands_are_the_same_whatever_the_block(embedding, tmp_path):
+    maps = []
+    for block in (256, 31):
+        predict(with_intervals(), embedding, tmp_path / "agb.tif", block=block)
+        with rasterio.open(tmp_path / "agb.tif") as dataset:
+            maps.append(dataset.read())
+    np.testing.assert_array_equal(maps[0], maps[1])
+
+
+def test_level_of_the_map_and_estimate_alone(embedding, tmp_path):
+    for level, name in ((0.5, "agb_lower50_Mg_ha"), (0.975, "agb_lower97_5_Mg_ha")):
+        assert name in predict(with_intervals(), embedding, tmp_path / "agb.tif", level=level).bands
+    summary = predict(with_intervals(), embedding, tmp_path / "one.tif", estimate_only=True)
+    assert (summary.bands, summary.notes, summary.extrapolated) == (("agb_Mg_ha",), (), None)
+    with pytest.raises(ConfigError, match="--level 90 must lie between 0 and 1"):
+        predict(with_intervals(), embedding, tmp_path / "agb.tif", level=90)
+
+
+def test_level_that_the_plots_cannot_carry_leaves_empty_bounds_and_says_so(embedding, tmp_path):
+    summary = predict(with_intervals(), embedding, tmp_path / "agb.tif", level=0.999)
+    assert "120 plots are too few for 99.9 % intervals, whose bands are empty: 999 are needed" in summary.notes
+    with rasterio.open(tmp_path / "agb.tif") as dataset:
+        estimate, error, lower, upper, outside = dataset.read()
+    assert np.isnan([lower, upper]).all()
+    np.testing.assert_array_equal(np.isfinite(estimate), np.isfinite(error) & np.isfinite(outside))
+
+
+def test_model_of_an_older_version_maps_its_estimate_and_says_why(embedding, tmp_path):
+    summary = predict(model(), embedding, tmp_path / "agb.tif")
+    assert summary.notes == ("the model holds neither intervals nor a domain: fit it again to map them",)
 
 
 def test_map_of_another_checkpoint_is_made_with_a_note(values, tmp_path):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fusion3d.report.biomass_map import agreement, map_section
+from fusion3d.report.biomass_map import agreement, map_error, map_section
 from tests.data.scene import scene_grid
 from tests.report.runs import truth_of, write_map
 
@@ -42,6 +42,25 @@ def test_second_band_is_shown_by_its_name_and_unit_is_never_made_up(tmp_path):
     assert "Last: standard error" in body
     assert "unit not stated" in body
     assert "--truth agb=FILE.tif" in body
+
+
+def test_width_of_the_interval_and_share_of_extrapolation_are_shown(tmp_path):
+    grid = scene_grid(20, 24)
+    truth = truth_of(grid)
+    outside = np.zeros_like(truth)
+    outside[:5] = 1
+    bands = np.stack([truth, truth / 10, truth - 7, truth + 9, outside])
+    names = ["agb_Mg_ha", "agb_se_Mg_ha", "agb_lower80_Mg_ha", "agb_upper80_Mg_ha", "extrapolation"]
+    body = map_section(write_map(tmp_path / "agb.tif", grid, bands, names, "Mg/ha", level="0.8"), None, "agb", "")
+    assert "Last: width of the 80 % interval" in body
+    assert "25.0 % of the mapped cells" in body
+    found = map_error(tmp_path / "agb.tif")
+    np.testing.assert_allclose(found.values, 16, atol=1e-4)
+    np.testing.assert_array_equal(found.outside, outside > 0)
+    # too few plots for the level: no ends, so the standard error is shown
+    bands[2:4] = np.nan
+    body = map_section(write_map(tmp_path / "agb.tif", grid, bands, names, "Mg/ha", level="0.99"), None, "agb", "")
+    assert "Last: agb_se_Mg_ha" in body
 
 
 def test_map_of_one_value_or_of_none_is_drawn(tmp_path):
