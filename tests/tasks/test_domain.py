@@ -27,8 +27,8 @@ def folds(fold: list[int]) -> Folds:
 
 
 def test_index_and_threshold_by_hand():
-    """Plots at 0, 1, 2, 3 and 10 in the one feature that counts; mean distance between pairs 4.4; nearest of the other fold at 1, 1,
-    1, 1 and 7, of which the last is beyond the whisker."""
+    """Plots at 0, 1, 2, 3 and 10 in the one feature that counts; mean distance between pairs 4.4; nearest of the other fold at 1,
+    1, 1, 1 and 7, of which the last is beyond the whisker."""
     features = np.array([[0.0, 1], [1, 1], [2, 1], [3, 1], [10, 1]])
     found = Domain.of(features, Linear((3.0, 5.0)), folds([0, 1, 0, 1, 0]))
     assert found.weights.tolist() == [1.0, 0.0]

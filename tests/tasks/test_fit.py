@@ -13,8 +13,8 @@ import shapely
 from scipy.ndimage import gaussian_filter
 
 from fusion3d.errors import ConfigError, InputError
-from fusion3d.tasks.fit import fit
 from fusion3d.tasks.conformal import Conformal
+from fusion3d.tasks.fit import fit
 from fusion3d.tasks.held_out import HeldOut
 from fusion3d.tasks.model_file import read_model
 from fusion3d.tasks.regressors import FAMILIES

@@ -47,7 +47,7 @@ def test_boosted_trees_predict_what_scikit_learn_predicts_to_the_last_bit():
 
 def test_number_of_boosted_trees_is_chosen_on_held_out_groups():
     """Noise asks for fewer trees than a strong signal."""
-    features, target = data()
+    features, _ = data()
     chosen = [
         FAMILIES["boosting"].fit(features, values, groups=np.arange(80) // 4, seed=0).chosen["trees"]
         for values in (np.random.default_rng(3).normal(size=80), 10 * features[:, 0])
