@@ -21,7 +21,8 @@ def card(**changes: object) -> Scorecard:
     facts = {
         "task": "biomass", "target": "agb", "unit": "Mg/ha", "transform": "sqrt", "embedding": "emb.tif", "labels": "plots.gpkg",
         "baseline_file": None, "dimensions": 8, "plots": 4, "folds": FoldFacts("blocks", 2, 4, 100.0, 14.142, 0),
-        "chosen": {"penalty": 2.5}, "fold_chosen": ({"penalty": 2.0}, {"penalty": 3.0}), "model": score(MEASURED, MEASURED + np.array([1, -1, 3, 1])),
+        "chosen": {"penalty": 2.5}, "fold_chosen": ({"penalty": 2.0}, {"penalty": 3.0}),
+        "model": score(MEASURED, MEASURED + np.array([1, -1, 3, 1])),
         "null": score(MEASURED, np.full(4, 25.0)),
     }  # fmt: skip
     return Scorecard(**(facts | changes))
