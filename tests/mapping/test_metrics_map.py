@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -16,7 +15,6 @@ from fusion3d.mapping.metrics_map import metrics_map
 from fusion3d.prepare.run import prepare
 from fusion3d.prepare.scene import AlsSource, Scene
 from fusion3d.store import Store
-from fusion3d.tasks.fit import fit
 from fusion3d.tasks.metric_catalogue import CATALOGUE
 from fusion3d.tasks.plot_metrics import plot_metrics
 
@@ -28,10 +26,10 @@ ONE_OF_A_GROUP = [
 
 @pytest.fixture(scope="module")
 def store(data_dir, tmp_path_factory) -> Store:
-    """A real normalised tile in blocks of 70 m, which cells of 20 m do not fit."""
+    """130 m of a real normalised tile in blocks of 70 m: cells of 20 m fit neither."""
     path = tmp_path_factory.mktemp("megaplot") / "m.zarr"
     source = AlsSource((str(data_dir / "als_forest" / "Megaplot.laz"),), normalized=True)
-    prepare(Scene(source, {}, None, block=7), path, quiet=True)
+    prepare(Scene(source, {}, None, block=7, bounds=(684770.0, 5017800.0, 684900.0, 5017930.0)), path, quiet=True)
     return Store.open(path)
 
 
@@ -52,8 +50,8 @@ def squares(path) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_values_of_a_cell_are_the_metrics_of_the_plot_that_is_its_square(store, written):
     values, cells = squares(written[0])
-    assert np.isfinite(values).all(axis=1).sum() > 100
-    some = np.arange(0, len(cells), 5)
+    assert np.isfinite(values).all(axis=1).sum() > 40
+    some = np.arange(0, len(cells), 4)
     found = plot_metrics(store, cells[some])
     np.testing.assert_array_equal(values[some], found.values.astype(np.float32))
 
@@ -66,10 +64,10 @@ def test_bands_have_names_units_a_crs_and_nodata(store, written):
         assert np.isnan(file.nodata)
         assert file.tags()["min_height"] == "0"
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
-        assert (file.height, file.width) == (written[1].rows, written[1].cols) == (12, 12)
+        assert (file.height, file.width) == (written[1].rows, written[1].cols) == (7, 7)
 
 
-@pytest.mark.parametrize("block", [5, 64])
+@pytest.mark.parametrize("block", [3, 64])
 def test_values_are_the_same_whatever_is_read_at_once(store, written, block, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_POINTS", 3000)
     metrics_map(store, tmp_path / "m.tif", block=block, names=ONE_OF_A_GROUP)
@@ -95,16 +93,6 @@ def test_cells_with_too_few_returns_are_nodata(store, tmp_path):
     np.testing.assert_array_equal(np.isnan(heights), np.isnan(counts))
     assert 0 < np.isfinite(counts).sum() == summary.mapped < counts.size
     assert np.nanmin(counts) >= 150
-
-
-def test_a_model_fits_on_the_map_as_on_any_map_of_embeddings(store, written, tmp_path):
-    """Plots whose value is a line in their mean height, which is one of the bands."""
-    x, y = (part.ravel() for part in np.meshgrid(684790 + 25 * np.arange(8), 5017800 + 25 * np.arange(8)))
-    plots = geopandas.GeoSeries(geopandas.points_from_xy(x, y), crs=26917).buffer(10)
-    height = plot_metrics(store, plots.to_numpy(), names=["zmean"]).values[:, 0]
-    geopandas.GeoDataFrame({"agb": 10 * height}, geometry=plots).to_file(tmp_path / "p.gpkg")
-    result = fit(written[0], tmp_path / "p.gpkg", "agb", tmp_path / "model", unit="Mg/ha")
-    assert result.scorecard.model.r2.value > 0.5
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_plot_outside_has_no_metrics_and_one_across_the_edge_is_covered_in_par
     found = plot_metrics(store, shapes, names=["zmax"])
     assert np.isnan(found.values[[0, 2]]).all()
     assert found.covered == pytest.approx([0, 0.5, 0], abs=0.1)
-    assert found.usable.tolist() == [False, found.covered[1] >= 0.5, False]
+    assert not found.usable[[0, 2]].any()
 
 
 def test_a_plot_with_too_few_returns_has_no_metrics(store):
