@@ -27,6 +27,7 @@ EXTRAPOLATION = "extrapolation"
 """Name of a map's band that is 1 outside of the model's domain and 0 inside."""
 _WHISKER = 1.5
 _CELLS = 8192
+_PLOTS = 1024
 _SHARE = 1e-3
 """Of the largest weight; features with less do not move the distances."""
 _CONSTANT = 1e-10
@@ -75,10 +76,15 @@ class Domain:
         weights[weights < _SHARE] = 0.0
         used = weights > 0
         plots = (features[:, used] - mean[used]) / scale[used] * weights[used]
-        apart = cdist(plots, plots)
-        pairs = len(plots) * (len(plots) - 1)
-        distance = float(apart.sum() / pairs) or 1.0
-        nearest = np.array([apart[at, split.fold != split.fold[at]].min() for at in range(len(plots))]) / distance
+        total, nearest = 0.0, np.empty(len(plots))
+        for first in range(0, len(plots), _PLOTS):
+            part = slice(first, first + _PLOTS)
+            apart = cdist(plots[part], plots)
+            total += float(apart.sum())
+            apart[split.fold[part, None] == split.fold] = np.inf
+            nearest[part] = apart.min(axis=1)
+        distance = total / (len(plots) * (len(plots) - 1)) or 1.0
+        nearest /= distance
         low, high = np.percentile(nearest, [25, 75])
         threshold = float(nearest[nearest <= high + _WHISKER * (high - low)].max())
         return cls(mean, scale, weights, plots, distance, threshold)
