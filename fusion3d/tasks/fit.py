@@ -163,7 +163,11 @@ def fit(
     )
     scores = _score(held_out.predicted, held_out, seed)
     _remark(notes, scores, len(table))
-    notes += [*chosen_family.remarks(found.model.regressor, features.names), *_on_intervals(table, found.model, embedding, split)]
+    covered = _coverage(held_out)
+    notes += [
+        *chosen_family.remarks(found.model.regressor, features.names),
+        *_on_intervals(table, found.model, covered, embedding, split),
+    ]
     card = Scorecard(
         task=task,
         target=target,
@@ -189,7 +193,7 @@ def fit(
         else {name: _score(held_out.predicted, held_out, seed, at) for name, at in _strata(table)},
         quartiles=_by_quartile(held_out, seed),
         level=level,
-        coverage=_coverage(held_out),
+        coverage=covered,
         strata_coverage=None if table.strata is None else {name: _coverage(held_out, at) for name, at in _strata(table)},
         notes=tuple(notes),
     )
@@ -280,7 +284,7 @@ def _remark(notes: list[str], scores: Scores, plots: int) -> None:
         notes.append("warning: the model predicts held-out plots no better than their mean does: do not trust a map of it")
 
 
-def _on_intervals(table: PlotTable, model: TargetModel, embedding: RasterFile, split: Folds) -> list[str]:
+def _on_intervals(table: PlotTable, model: TargetModel, covered: Coverage, embedding: RasterFile, split: Folds) -> list[str]:
     notes, needed, percent = [], plots_needed(model.level), f"{100 * model.level:g} %"
     fewest = min(int(split.split(number)[0].sum()) for number in range(split.count))
     if len(table) < needed:
@@ -289,6 +293,11 @@ def _on_intervals(table: PlotTable, model: TargetModel, embedding: RasterFile, s
         )
     elif fewest < needed:
         notes.append(f"coverage cannot be measured in every fold: it leaves {fewest} plots, {percent} intervals need {needed}")
+    if covered.share.high < model.level:
+        share = f"{100 * covered.share.value:.0f} %"
+        notes.append(
+            f"warning: {percent} intervals cover {share} of the held-out plots: they are too narrow for places like these"
+        )
     plot, cell = float(np.median(shapely.area(table.geometry))), embedding.pixel**2
     if plot > _LARGER * cell:
         unit = metric_unit(map_crs(embedding.crs)) ** 2

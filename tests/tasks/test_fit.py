@@ -307,6 +307,16 @@ def test_each_stratum_is_predicted_by_a_model_of_the_others(place, tmp_path):
         fit(place.embedding, tmp_path / "one.gpkg", "agb", tmp_path / "none", scheme="strata", stratum="half")
 
 
+def test_intervals_that_do_not_cover_are_warned_of(place, tmp_path):
+    """The east has ten times the biomass, of which a model of the west knows nothing."""
+    frame = geopandas.read_file(place.labels)
+    frame.loc[frame.half == "east", "agb"] *= 10
+    frame.to_file(tmp_path / "steep.gpkg")
+    found = fit(place.embedding, tmp_path / "steep.gpkg", "agb", tmp_path / "out", scheme="strata", stratum="half").scorecard
+    assert found.coverage.share.high < 0.9
+    assert any(note.startswith("warning: 90 % intervals cover ") for note in found.notes)
+
+
 @pytest.mark.parametrize("kind", ["forest", "boosting", "mlp"])
 def test_other_models_beat_the_mean_and_are_written_as_they_predict(place, tmp_path, kind):
     """A linear signal of 12 bands: trees see a part of it, a network most."""
