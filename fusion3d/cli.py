@@ -478,6 +478,40 @@ def map_(
 
 
 @app.command()
+def total(
+    surface: Annotated[Path, typer.Argument(help="Map of `fusion3d map` (.tif); its first band is the estimate.")],
+    model: Annotated[Path, typer.Option(help="Folder of `fusion3d fit` that made it, with its held-out plots.")],
+    target: Annotated[Path, typer.Option("--out", help="Table to write: .csv, .gpkg or .json.")],
+    areas: Annotated[Path | None, typer.Option(help="Polygons of the areas [default: the whole map].")] = None,
+    name: Annotated[str | None, typer.Option(help="Column of the areas' names.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of a file of areas that has several.")] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of areas that state none.")] = None,
+    design: Annotated[
+        str,
+        typer.Option(
+            help="How plots were chosen: random, stratified (at random in each stratum), or none: no probability sample."
+        ),
+    ] = "none",
+    strata: Annotated[
+        Path | None, typer.Option(help="Polygons of the strata, named as the plots' are; for --design stratified.")
+    ] = None,
+    stratum: Annotated[str | None, typer.Option(help="Column of names in --strata.")] = None,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Mean and total of areas with standard errors: model-assisted where plots are a random sample, else model-dependent."""
+    from fusion3d.mapping.totals import totals
+
+    found = totals(
+        surface, model, target, areas=areas, name=name, layer=layer, crs=crs, design=design, strata=strata, stratum=stratum,
+        level=level, seed=seed,
+    )  # fmt: skip
+    out.print(str(found), markup=False)
+    if found.set_aside:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder of `fusion3d pretrain`.")],
     target: Annotated[Path | None, typer.Option("--out", help="HTML file [default: report.html in the run folder].")] = None,

@@ -1,0 +1,175 @@
+"""The cells of a map under an area, read tile by tile: mean, share with data, and weights for the variance of the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from fusion3d.errors import InputError
+from fusion3d.evaluation.lattice import Lattice, is_north_up
+from fusion3d.grid import Window, map_crs, metric_unit
+from fusion3d.io.raster import RasterFile, open_raster
+from fusion3d.tasks.area_variance import MOST_CELLS
+from fusion3d.tasks.estimators import Spread
+from fusion3d.tasks.support import read_window
+
+Float64 = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+_SIDE = 256
+_KEPT = 16
+"""Tiles of one band in memory."""
+_MOST_DISTORTED = 0.02
+
+
+@dataclass(frozen=True)
+class AreaCells:
+    """What a map says of an area.
+
+    Attributes
+    ----------
+    area, covered : of the area, and of its part with data, m2
+    mean : of the map over that part, weighted by area
+    outside_range : share of that part where the map is below or above all predictions of plots
+    weights : [H, W] sum of covered area times standard deviation of the residual, m2 * unit, on square cells
+    cell : side of these cells, metres; split : cells of the map on a side of each
+    plots : [P] whether a plot's centre lies in that part
+    """
+
+    area: float
+    covered: float
+    mean: float
+    outside_range: float
+    weights: Float64
+    cell: float
+    split: int
+    plots: BoolArray
+
+
+class MapCells:
+    """The first band of a map, on square cells whose area is known.
+
+    Parameters
+    ----------
+    path : raster of `fusion3d map`
+
+    Raises
+    ------
+    InputError
+        It cannot be read, its pixels are not square with north up, or its CRS does not keep areas.
+    CRSError
+        Its CRS is in degrees.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        whole = open_raster(path)
+        if not is_north_up(whole):
+            raise InputError(path, "its pixels are not square with north up", "give a map that `fusion3d map` wrote")
+        first = {name: getattr(whole, name)[:1] for name in ("indexes", "bands", "scale", "offset", "units")}
+        self.file: RasterFile = replace(whole, **first)
+        self.lattice = Lattice.of(self.file)
+        self.scale = metric_unit(map_crs(self.file.crs))
+        self.extent = shapely.box(*self.file.bounds)
+        _check_areas(self.file, self.extent.area * self.scale**2)
+        self._tile = lru_cache(maxsize=_KEPT)(self._read)
+
+    def _read(self, row: int, col: int) -> tuple[npt.NDArray[np.float64], BoolArray]:
+        values, seen = read_window(self.file, self.lattice, self._window(row, col))
+        return values[0].astype(np.float64), seen
+
+    def _window(self, row: int, col: int) -> Window:
+        whole = Window(0, 0, self.lattice.rows, self.lattice.cols)
+        return Window(row * _SIDE, col * _SIDE, _SIDE, _SIDE).intersection(whole)
+
+    def under(self, polygon: shapely.Geometry) -> Iterator[tuple[Window, Float64, Float64]]:
+        """Window, values [rows, cols] and areas [rows, cols] (squared CRS units, 0 without data) by tile."""
+        touched = self.lattice.covering(shapely.bounds(polygon))
+        if touched.size == 0:
+            return
+        shapely.prepare(polygon)
+        for row in range(touched.row // _SIDE, (touched.row_stop - 1) // _SIDE + 1):
+            for col in range(touched.col // _SIDE, (touched.col_stop - 1) // _SIDE + 1):
+                tile = self._window(row, col)
+                window = tile.intersection(touched)
+                areas = self._areas(polygon, window)
+                if areas is None:
+                    continue
+                values, seen = self._tile(row, col)
+                top, left = window.row - tile.row, window.col - tile.col
+                inside = slice(top, top + window.rows), slice(left, left + window.cols)
+                yield window, values[inside], np.where(seen[inside], areas, 0.0)
+
+    def _areas(self, polygon: shapely.Geometry, window: Window) -> Float64 | None:
+        lattice = self.lattice
+        left, top = lattice.x0 + window.col * lattice.cell, lattice.y0 - window.row * lattice.cell
+        box = shapely.box(left, top - window.rows * lattice.cell, left + window.cols * lattice.cell, top)
+        if shapely.covers(polygon, box):
+            return np.full((window.rows, window.cols), lattice.cell**2)
+        return lattice.areas(polygon, window) if shapely.intersects(polygon, box) else None
+
+    def covered(self, polygon: shapely.Geometry) -> float:
+        """Area with data under a polygon in the map's CRS, m2."""
+        return sum(float(areas.sum()) for _, _, areas in self.under(polygon)) * self.scale**2
+
+    def cells(self, polygon: shapely.Geometry, places: Float64, spread: Spread, reach: tuple[float, float]) -> AreaCells:
+        """What the map says of a polygon in its CRS.
+
+        Parameters
+        ----------
+        places : [P, 2] centres of plots in the map's CRS
+        spread : standard deviation of the residual by the map's value
+        reach : least and greatest prediction of a plot
+        """
+        lattice = self.lattice
+        touched = lattice.covering(shapely.bounds(polygon))
+        split = max(1, -(-max(touched.rows, touched.cols) // MOST_CELLS))
+        weights = np.zeros((-(-touched.rows // split), -(-touched.cols // split)))
+        col = np.floor((places[:, 0] - lattice.x0) / lattice.cell)
+        row = np.floor((lattice.y0 - places[:, 1]) / lattice.cell)
+        near = shapely.contains_xy(polygon, places[:, 0], places[:, 1]) if len(places) else np.zeros(0, np.bool_)
+        plots = np.zeros(len(places), np.bool_)
+        covered = total = outside = 0.0
+        for window, values, areas in self.under(polygon):
+            used = areas > 0
+            covered += float(areas.sum())
+            total += float((values[used] * areas[used]).sum())
+            outside += float(areas[used & ((values < reach[0]) | (values > reach[1]))].sum())
+            down = (window.row - touched.row + np.arange(window.rows)) // split
+            right = (window.col - touched.col + np.arange(window.cols)) // split
+            part = np.where(used, areas, 0.0) * np.where(used, spread(np.where(used, values, 0.0)), 0.0)
+            np.add.at(weights, (down[:, None], right[None, :]), part)
+            here = near & (row >= window.row) & (row < window.row_stop) & (col >= window.col) & (col < window.col_stop)
+            at = np.flatnonzero(here)
+            plots[at] = used[row[at].astype(int) - window.row, col[at].astype(int) - window.col]
+        square = self.scale**2
+        mean = total / covered if covered > 0 else np.nan
+        share = outside / covered if covered > 0 else 0.0
+        return AreaCells(
+            float(polygon.area) * square, covered * square, mean, share, weights * square, lattice.cell * split * self.scale,
+            split, plots,
+        )  # fmt: skip
+
+
+def _check_areas(file: RasterFile, plane: float) -> None:
+    """Refuse a CRS in which a hectare is none, such as that of web maps."""
+    crs = map_crs(file.crs)
+    geod, geographic = crs.get_geod(), crs.geodetic_crs
+    if geod is None or geographic is None:
+        return
+    from pyproj import Transformer
+
+    ring = shapely.segmentize(shapely.box(*file.bounds).exterior, max(file.width, file.height) * file.pixel / 50)
+    lon, lat = Transformer.from_crs(crs, geographic, always_xy=True).transform(*shapely.get_coordinates(ring).T)
+    true = abs(geod.polygon_area_perimeter(lon, lat)[0])
+    if np.isfinite(true) and true > 0 and abs(plane / true - 1) > _MOST_DISTORTED:
+        raise InputError(
+            file.path,
+            f"areas in its CRS {crs.name!r} are {100 * (plane / true - 1):+.0f} % off here, and so would totals be",
+            "map in an equal-area CRS or in the UTM zone of the place",
+        )
