@@ -17,7 +17,7 @@ from fusion3d.grid import Window, map_crs, metric_unit
 from fusion3d.io.raster import RasterFile, open_raster
 from fusion3d.tasks.area_variance import MOST_CELLS
 from fusion3d.tasks.estimators import Spread
-from fusion3d.tasks.support import read_window
+from fusion3d.tasks.support import LEAST_COVER, read_window
 
 Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -36,20 +36,18 @@ class AreaCells:
     ----------
     area, covered : of the area, and of its part with data, m2
     mean : of the map over that part, weighted by area
-    outside_range : share of that part where the map is below or above all predictions of plots
+    above_plots : share of that part where the map is above all predictions of plots
     weights : [H, W] sum of covered area times standard deviation of the residual, m2 * unit, on square cells
     cell : side of these cells, metres; split : cells of the map on a side of each
-    plots : [P] whether a plot's centre lies in that part
     """
 
     area: float
     covered: float
     mean: float
-    outside_range: float
+    above_plots: float
     weights: Float64
     cell: float
     split: int
-    plots: BoolArray
 
 
 class MapCells:
@@ -117,42 +115,46 @@ class MapCells:
         """Area with data under a polygon in the map's CRS, m2."""
         return sum(float(areas.sum()) for _, _, areas in self.under(polygon)) * self.scale**2
 
-    def cells(self, polygon: shapely.Geometry, places: Float64, spread: Spread, reach: tuple[float, float]) -> AreaCells:
+    def means(self, polygons: npt.NDArray[np.object_]) -> Float64:
+        """[P] mean of the map under polygons in its CRS, NaN where less than half of one has data."""
+        found = np.full(len(polygons), np.nan)
+        for number, polygon in enumerate(polygons):
+            total = covered = 0.0
+            for _, values, areas in self.under(polygon):
+                total += float((values * areas)[areas > 0].sum())
+                covered += float(areas.sum())
+            if covered >= LEAST_COVER * polygon.area:
+                found[number] = total / covered
+        return found
+
+    def cells(self, polygon: shapely.Geometry, spread: Spread, highest: float) -> AreaCells:
         """What the map says of a polygon in its CRS.
 
         Parameters
         ----------
-        places : [P, 2] centres of plots in the map's CRS
         spread : standard deviation of the residual by the map's value
-        reach : least and greatest prediction of a plot
+        highest : greatest prediction of a plot
         """
         lattice = self.lattice
         touched = lattice.covering(shapely.bounds(polygon))
         split = max(1, -(-max(touched.rows, touched.cols) // MOST_CELLS))
         weights = np.zeros((-(-touched.rows // split), -(-touched.cols // split)))
-        col = np.floor((places[:, 0] - lattice.x0) / lattice.cell)
-        row = np.floor((lattice.y0 - places[:, 1]) / lattice.cell)
-        near = shapely.contains_xy(polygon, places[:, 0], places[:, 1]) if len(places) else np.zeros(0, np.bool_)
-        plots = np.zeros(len(places), np.bool_)
-        covered = total = outside = 0.0
+        covered = total = above = 0.0
         for window, values, areas in self.under(polygon):
             used = areas > 0
             covered += float(areas.sum())
             total += float((values[used] * areas[used]).sum())
-            outside += float(areas[used & ((values < reach[0]) | (values > reach[1]))].sum())
+            above += float(areas[used & (values > highest)].sum())
             down = (window.row - touched.row + np.arange(window.rows)) // split
             right = (window.col - touched.col + np.arange(window.cols)) // split
             part = np.where(used, areas, 0.0) * np.where(used, spread(np.where(used, values, 0.0)), 0.0)
             np.add.at(weights, (down[:, None], right[None, :]), part)
-            here = near & (row >= window.row) & (row < window.row_stop) & (col >= window.col) & (col < window.col_stop)
-            at = np.flatnonzero(here)
-            plots[at] = used[row[at].astype(int) - window.row, col[at].astype(int) - window.col]
         square = self.scale**2
         mean = total / covered if covered > 0 else np.nan
-        share = outside / covered if covered > 0 else 0.0
+        share = above / covered if covered > 0 else 0.0
         return AreaCells(
             float(polygon.area) * square, covered * square, mean, share, weights * square, lattice.cell * split * self.scale,
-            split, plots,
+            split,
         )  # fmt: skip
 
 

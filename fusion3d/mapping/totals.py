@@ -15,20 +15,24 @@ import numpy.typing as npt
 import shapely
 
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.evaluation.discs import discs
 from fusion3d.mapping.area_cells import AreaCells, MapCells
 from fusion3d.mapping.areas import Areas, read_areas
 from fusion3d.mapping.totals_table import AreaTotal, Totals, check_out
 from fusion3d.tasks.estimators import FEWEST_IN_STRATUM, MeanEstimate, greg, model_dependent, stratified_greg
 from fusion3d.tasks.residual_field import ResidualField
-from fusion3d.tasks.scorecard import PREDICTIONS_FILE, HeldOut, Scorecard
+from fusion3d.tasks.held_out import PREDICTIONS_FILE, HeldOut
+from fusion3d.tasks.scorecard import Scorecard
 
 Float64 = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 DESIGNS = ("none", "random", "stratified")
 FEWEST_FOR_GREG = 10
 """Plots inside an area: with fewer, the variance of their residuals is itself too uncertain."""
 _LEAST_HULL = 0.5
-_MOST_OUTSIDE = 0.1
+_MOST_ABOVE = 0.1
+_MOST_SHIFTED = 0.2
 _PER_HECTARE = re.compile(r"^(?P<what>.+?)(?:\s*/\s*ha|[\s·.*]+ha\s*\^?\s*[-−]\s*1)$")
 _SQUARE_METRES = 1e4
 
@@ -84,13 +88,14 @@ def totals(
     card, plots = Scorecard.read(model), HeldOut.read(model)
     unit = _same_variable(surface, card, model)
     places = np.stack([plots.x, plots.y], axis=1)
+    mapped, predicted, remarks = _on_the_map(surface, plots, model)
     field = ResidualField.of(
-        places * surface.scale, plots.measured, plots.predicted, plots.block, card.folds.side,
+        places * surface.scale, plots.measured, predicted, plots.block, card.folds.side,
         path=str(Path(model) / PREDICTIONS_FILE), seed=seed,
     )  # fmt: skip
     wanted = _whole(surface) if areas is None else read_areas(areas, surface.file.crs, name=name, layer=layer, crs=crs)
     layers = None if strata is None else _strata(surface, plots, strata, stratum, model)
-    estimator = _Estimator(surface, places, field, design, layers, level, unit)
+    estimator = _Estimator(surface, places, plots.measured - mapped, field, design, layers, level, unit)
     rows, aside = [], list(wanted.set_aside)
     for label, polygon in zip(wanted.names, wanted.geometry):
         found = estimator.area(label, polygon)
@@ -102,7 +107,7 @@ def totals(
         reason = "; ".join(f"{label}: {text}" for label, text in aside[:3])
         raise InputError(wanted.path, f"none of its areas can be estimated ({reason})", "check the CRS, or map more of the place")
     inside = int(shapely.contains_xy(surface.extent, plots.x, plots.y).sum())
-    notes = list(field.notes)
+    notes = [*remarks, *field.notes]
     if inside == 0:
         notes.append("warning: no plot lies on the map: it is of another place than the plots, where the model may be wrong")
     if _total_unit(unit) is None:
@@ -127,10 +132,14 @@ class _Strata:
 
 @dataclass(frozen=True)
 class _Estimator:
-    """Estimates one area after the other."""
+    """Estimates one area after the other.
+
+    `places` [P, 2] are the plots' centres in the map's CRS, `differences` [P] measured - mapped, NaN where the map has no data.
+    """
 
     surface: MapCells
     places: Float64
+    differences: Float64
     field: ResidualField
     design: str
     strata: _Strata | None
@@ -142,14 +151,15 @@ class _Estimator:
         surface, field = self.surface, self.field
         if not shapely.intersects(polygon, surface.extent):
             return "outside the map"
-        cells = surface.cells(polygon, self.places, field.spread, field.reach)
+        cells = surface.cells(polygon, field.spread, field.highest)
         if not cells.covered > 0:
             return "the map has no data there"
         parameters = field.line.variance(cells.mean)
         residual = field.variance_of_mean(cells.weights, cells.cell, cells.split, cells.covered)
-        estimator, found, reason = self._estimate(polygon, cells)
+        plots = shapely.contains_xy(polygon, self.places[:, 0], self.places[:, 1]) & np.isfinite(self.differences)
+        estimator, found, reason = self._estimate(polygon, cells, plots)
         if found is None:
-            found = model_dependent(cells.mean, parameters, residual, field.degrees)
+            found = model_dependent(cells.mean + field.line.correction(cells.mean), parameters, residual, field.degrees)
         dependent = estimator == "model-dependent"
         low, high = found.interval(self.level)
         hectares = cells.covered / _SQUARE_METRES
@@ -170,7 +180,7 @@ class _Estimator:
             total_low=total[2],
             total_high=total[3],
             total_unit=total_unit or "",
-            plots=int(cells.plots.sum()),
+            plots=int(plots.sum()),
             estimator=estimator,
             reason=reason,
             map_mean=cells.mean,
@@ -178,20 +188,20 @@ class _Estimator:
             parameter_se=math.sqrt(parameters) if dependent else math.nan,
             residual_se=math.sqrt(residual) if dependent else math.nan,
             independent_cells=field.independent(cells.weights, cells.cell, cells.split) if dependent else math.nan,
-            note="; ".join(self._remarks(polygon, cells, low, dependent)),
+            note="; ".join(self._remarks(polygon, cells, plots, low, dependent)),
             geometry=polygon,
         )
 
-    def _estimate(self, polygon: shapely.Geometry, cells: AreaCells) -> tuple[str, MeanEstimate | None, str]:
+    def _estimate(self, polygon: shapely.Geometry, cells: AreaCells, plots: BoolArray) -> tuple[str, MeanEstimate | None, str]:
         """Name, estimate (None for the model-dependent one) and reason."""
-        count = int(cells.plots.sum())
+        count = int(plots.sum())
         if self.design == "none":
             return "model-dependent", None, "the plots are taken to be no probability sample (--design none)"
         if count < FEWEST_FOR_GREG:
             return "model-dependent", None, f"{count} plots inside, GREG needs {FEWEST_FOR_GREG}: estimated from the model alone"
-        residuals = self.field.residuals[cells.plots]
+        differences, residuals = self.differences[plots], self.field.errors[plots]
         if self.strata is None:
-            return "GREG", greg(cells.mean, residuals), f"{count} plots of a random sample inside"
+            return "GREG", greg(cells.mean, differences, residuals), f"{count} plots of a random sample inside"
         shares, uncovered = self._shares(polygon, cells)
         if uncovered > 0.01:
             return (
@@ -199,7 +209,7 @@ class _Estimator:
                 None,
                 f"{100 * uncovered:.0f} % of the area lies in no stratum: estimated from the model alone",
             )
-        member = self.strata.of_plot[cells.plots]
+        member = self.strata.of_plot[plots]
         few = [
             f"{name} has {int((member == at).sum())}"
             for at, name in enumerate(self.strata.names)
@@ -210,7 +220,7 @@ class _Estimator:
                 f"GREG needs {FEWEST_IN_STRATUM} plots in every stratum inside, {', '.join(few)}: estimated from the model alone"
             )
             return "model-dependent", None, text
-        found = stratified_greg(cells.mean, residuals, member, shares)
+        found = stratified_greg(cells.mean, differences, residuals, member, shares)
         return "stratified GREG", found, f"{count} plots of a stratified random sample inside"
 
     def _shares(self, polygon: shapely.Geometry, cells: AreaCells) -> tuple[Float64, float]:
@@ -221,21 +231,42 @@ class _Estimator:
         known = float(sizes.sum())
         return (sizes / known if known > 0 else sizes), max(0.0, 1.0 - known / cells.covered)
 
-    def _remarks(self, polygon: shapely.Geometry, cells: AreaCells, low: float, dependent: bool) -> list[str]:
+    def _remarks(self, polygon: shapely.Geometry, cells: AreaCells, plots: BoolArray, low: float, dependent: bool) -> list[str]:
         found = []
         share = cells.covered / cells.area
         if share < 0.9995:
             found.append(f"covers the {100 * share:.3g} % of the area that has data")
         if low < 0:
             found.append("the interval reaches below 0: the plots are too few for the area")
-        if dependent and cells.outside_range > _MOST_OUTSIDE:
-            found.append(f"on {100 * cells.outside_range:.0f} % of it the map is beyond the predictions of all plots")
+        if dependent and cells.above_plots > _MOST_ABOVE:
+            found.append(f"on {100 * cells.above_plots:.0f} % of it the map is above the predictions of all plots")
         if not dependent:
-            hull = shapely.convex_hull(shapely.multipoints(self.places[cells.plots]))
+            hull = shapely.convex_hull(shapely.multipoints(self.places[plots]))
             held = shapely.area(shapely.intersection(hull, polygon)) / polygon.area
             if held < _LEAST_HULL:
                 found.append(f"warning: its plots enclose {100 * held:.0f} % of it: were they drawn from all of it?")
         return found
+
+
+def _on_the_map(surface: MapCells, plots: HeldOut, model: str | Path) -> tuple[Float64, Float64, list[str]]:
+    """[P] mean of the map under each plot (NaN where it has no data), the same if its model had not seen that plot, and notes.
+
+    A map of a variable that cannot be negative, averaged over the cells of a plot, is more than the prediction from the averaged
+    cells: single cells are cut off at 0. So the held-out prediction is moved by what map and model differ by there.
+    """
+    if plots.fitted is None or plots.area is None:
+        raise InputError(model, "was fitted by an older version of fusion3d", "fit again, and map again")
+    shapes = discs(plots.x, plots.y, np.sqrt(plots.area / np.pi), surface.file.crs)
+    mapped = surface.means(shapes)
+    known = np.isfinite(mapped)
+    shift = np.where(known, mapped - plots.fitted, 0.0)
+    notes = []
+    if known.any() and np.abs(shift[known]).mean() > _MOST_SHIFTED * np.abs(plots.measured - plots.predicted).mean():
+        notes.append(
+            f"map and model differ by {shift[known].mean():+.3g} on average under the plots, since cells are not of the plots' "
+            "size: estimates are corrected for that, a map on cells about as large as a plot needs less of it"
+        )
+    return mapped, plots.predicted + shift, notes
 
 
 def _whole(surface: MapCells) -> Areas:

@@ -4,14 +4,15 @@ Two schools (Stahl et al. 2016, Forest Ecosystems 3, 5), for two kinds of plots:
 
 - **model-assisted**, for plots that are a probability sample of the area. The generalised regression estimator (GREG; Saerndal,
   Swensson and Wretman 1992, Model Assisted Survey Sampling, ch. 6; Naesset et al. 2011 and McRoberts et al. 2013, Remote Sensing
-  of Environment 115, 3599-3614 and 128, 268-275): the map's mean, corrected by the mean residual of the plots. The variance comes
-  from the random choice of plots, so neither a wrong model nor spatial correlation biases it. Residuals are held-out ones: those
-  of a flexible model on its own training plots are too small (Breidt and Opsomer 2017, Statistical Science 32, 190-205).
-- **model-dependent**, for plots chosen in another way, and for areas with few plots of their own. The map's mean alone. The
-  variance is that of the model's parameters plus that of residuals over the area, which are correlated in space (McRoberts 2006,
-  Remote Sensing of Environment 103, 56-66; Stahl et al. 2011, Canadian Journal of Forest Research 41, 96-107; Saarela et al.
-  2016, Annals of Forest Science 73, 895-910). With a map that covers the area, the hybrid estimator is this one: its further term,
-  for a sample of auxiliary data, is 0.
+  of Environment 115, 3599-3614 and 128, 268-275): the map's mean, corrected by the mean of measured - mapped at the plots. The
+  variance comes from the random choice of plots, so neither a wrong model nor spatial correlation biases it. It is computed from
+  held-out residuals: those of a flexible model on its own training plots are too small (Breidt and Opsomer 2017, Statistical
+  Science 32, 190-205).
+- **model-dependent**, for plots chosen in another way, and for areas with few plots of their own. The map's mean, corrected by
+  the straight line of its errors at held-out plots, wherever these lie. The variance is that of the parameters plus that of the
+  mean residual over the area, whose cells are alike in space (McRoberts 2006, Remote Sensing of Environment 103, 56-66; Stahl et
+  al. 2011, Canadian Journal of Forest Research 41, 96-107; Saarela et al. 2016, Annals of Forest Science 73, 895-910). With a map
+  that covers the area, the hybrid estimator is this one: its further term, for a sample of auxiliary data, is 0.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ Int64 = npt.NDArray[np.int64]
 
 FEWEST_IN_STRATUM = 2
 _DRAWS = 2000
+_LEAST_VARIANCE = 0.05
 _LEAST_SPREAD = 0.1
 
 
@@ -60,16 +62,18 @@ class MeanEstimate:
         return self.mean - reach, self.mean + reach
 
 
-def greg(map_mean: float, residuals: Float64) -> MeanEstimate:
-    """Generalised regression estimator under simple random sampling: map mean + mean(e), variance s^2(e) / n.
+def greg(map_mean: float, differences: Float64, residuals: Float64) -> MeanEstimate:
+    """Generalised regression estimator under simple random sampling: map mean + mean(d), variance s^2(e) / n.
 
     Approximately unbiased over samples whatever the model is worth. The share of the area that the plots cover is taken to be
     negligible (no finite population correction).
 
     Parameters
     ----------
-    map_mean : mean of the model's predictions over the whole area
-    residuals : [n] measured - predicted, by models that had not seen the plot
+    map_mean : mean of the map over the whole area
+    differences : [n] d, measured - mapped, at the plots inside
+    residuals : [n] e, measured - predicted by models that had not seen the plot; the differences themselves where the map's model
+        had seen none
 
     Raises
     ------
@@ -79,18 +83,18 @@ def greg(map_mean: float, residuals: Float64) -> MeanEstimate:
     count = len(residuals)
     if count < FEWEST_IN_STRATUM:
         raise ConfigError(f"the variance of {count} plots cannot be estimated")
-    return MeanEstimate(map_mean + float(residuals.mean()), float(residuals.var(ddof=1)) / count, count - 1)
+    return MeanEstimate(map_mean + float(differences.mean()), float(residuals.var(ddof=1)) / count, count - 1)
 
 
-def stratified_greg(map_mean: float, residuals: Float64, stratum: Int64, shares: Float64) -> MeanEstimate:
-    """The same by stratum: map mean + sum of W_h mean_h(e), variance sum of W_h^2 s_h^2(e) / n_h.
+def stratified_greg(map_mean: float, differences: Float64, residuals: Float64, stratum: Int64, shares: Float64) -> MeanEstimate:
+    """The same by stratum: map mean + sum of W_h mean_h(d), variance sum of W_h^2 s_h^2(e) / n_h.
 
     For plots drawn at random in each stratum, and for post-stratification, given the numbers that fell into the strata (Saerndal
     et al. 1992, ch. 7.6). Degrees of freedom by Satterthwaite (Cochran 1977, Sampling Techniques, eq. 5.16).
 
     Parameters
     ----------
-    residuals : [n] as for `greg`
+    differences, residuals : [n] as for `greg`
     stratum : [n] from 0
     shares : [H] of the area that each stratum covers; their sum is 1
 
@@ -103,30 +107,31 @@ def stratified_greg(map_mean: float, residuals: Float64, stratum: Int64, shares:
         raise ConfigError("shares of strata must not be negative and their sum must be 1")
     mean, variance, spread = map_mean, 0.0, 0.0
     for number in np.flatnonzero(shares):
-        own = residuals[stratum == number]
+        inside = stratum == number
+        own = residuals[inside]
         if len(own) < FEWEST_IN_STRATUM:
             raise ConfigError(f"stratum {number} has {len(own)} plots, at least {FEWEST_IN_STRATUM} are needed")
         part = shares[number] ** 2 * float(own.var(ddof=1)) / len(own)
-        mean += float(shares[number] * own.mean())
+        mean += float(shares[number] * differences[inside].mean())
         variance += part
         spread += part**2 / (len(own) - 1)
     degrees = variance**2 / spread if spread > 0 else len(residuals) - np.count_nonzero(shares)
     return MeanEstimate(mean, variance, max(float(degrees), 1.0))
 
 
-def model_dependent(map_mean: float, parameters: float, residuals: float, degrees: float) -> MeanEstimate:
-    """Mean of the map with the sum of two variances; right only as far as the model is unbiased in the area.
+def model_dependent(mean: float, parameters: float, residuals: float, degrees: float) -> MeanEstimate:
+    """Mean of a model with the sum of two variances; right only as far as the model is unbiased in the area.
 
     The covariance of the two, by plots inside of the area, would make it smaller; it is left out, which is on the safe side.
 
     Parameters
     ----------
-    map_mean : mean of the model's predictions over the area
-    parameters : variance of that mean by the uncertain parameters, see `LineOfResiduals`
+    mean : of the model's predictions over the area
+    parameters : variance of that mean by the uncertain parameters, see `ErrorLine`
     residuals : variance of the mean residual over the area, see `fusion3d.tasks.area_variance`
     degrees : of freedom: independent groups of plots less 1
     """
-    return MeanEstimate(map_mean, parameters + residuals, max(degrees, 1.0))
+    return MeanEstimate(mean, parameters + residuals, max(degrees, 1.0))
 
 
 def block_bootstrap(block: Int64, statistic: Callable[[Float64], Float64], *, draws: int = _DRAWS, seed: int = 0) -> Float64:
@@ -145,29 +150,30 @@ def block_bootstrap(block: Int64, statistic: Callable[[Float64], Float64], *, dr
 
 
 @dataclass(frozen=True)
-class LineOfResiduals:
-    """What held-out plots say of the uncertain parameters of a model that is a black box.
+class ErrorLine:
+    """Working model of measured values over a map: measured = prediction + error + slope * (prediction - centre) + residual.
 
-    The mean error of the model where it predicts p is taken to be a straight line in p; its intercept and slope vary between
-    bootstrap draws of spatial blocks of plots, and so does the mean error over an area of mean prediction p. Parameters that move
-    predictions without moving that line show in the residuals instead, since those are of plots that the model had not seen.
+    The model behind the map stays a black box: only its predictions of plots that it had not seen are looked at. The two
+    parameters are what a model-dependent estimate corrects the map by; their covariance is from a bootstrap of spatial blocks of
+    plots, since errors of neighbours are alike.
 
     Attributes
     ----------
     centre : mean prediction of the plots
-    covariance : [2, 2] of the error at `centre` and of its slope
-    bias : mean residual, measured - predicted
+    error, slope : least squares
+    covariance : [2, 2] of error and slope
     blocks : independent groups of plots
     """
 
     centre: float
+    error: float
+    slope: float
     covariance: Float64
-    bias: float
     blocks: int
 
     @classmethod
-    def of(cls, predicted: Float64, residuals: Float64, block: Int64, *, seed: int = 0) -> LineOfResiduals:
-        """From held-out predictions [N], residuals [N] and blocks [N].
+    def of(cls, predicted: Float64, measured: Float64, block: Int64, *, seed: int = 0) -> ErrorLine:
+        """From held-out predictions, measured values and blocks [N].
 
         Raises
         ------
@@ -178,30 +184,30 @@ class LineOfResiduals:
         if blocks < 2:
             raise ConfigError("all plots lie in one block: how uncertain the model is cannot be told")
         centre = float(predicted.mean())
-        offset = predicted - centre
-        least = 0.05 * float((offset**2).mean())
+        offset, errors = predicted - centre, measured - predicted
+        least = _LEAST_VARIANCE * float((offset**2).mean())
 
         def line(weights: Float64) -> Float64:
-            middle = weights @ offset / weights.sum()
-            spread = weights @ (offset - middle) ** 2 / weights.sum()
-            mean = weights @ residuals / weights.sum()
+            share = weights / weights.sum()
+            middle = share @ offset
+            spread = share @ (offset - middle) ** 2
             # a draw of blocks that are all alike says nothing of the slope
-            slope = weights @ ((offset - middle) * residuals) / weights.sum() / spread if spread > least else 0.0
-            return np.array([mean - slope * middle, slope])
+            slope = share @ ((offset - middle) * errors) / spread if spread > least else 0.0
+            return np.array([share @ errors - slope * middle, slope])
 
-        found = block_bootstrap(block, line, seed=seed)
+        error, slope = line(np.ones(len(errors)))
         # draws vary by (B - 1) / B less than samples of B blocks do
-        return cls(centre, np.cov(found.T) * blocks / (blocks - 1), float(residuals.mean()), blocks)
+        covariance = np.cov(block_bootstrap(block, line, seed=seed).T) * blocks / (blocks - 1)
+        return cls(centre, float(error), float(slope), covariance, blocks)
+
+    def correction(self, prediction: float) -> float:
+        """What the mean measured value of places with this mean prediction is expected to be above it."""
+        return self.error + self.slope * (prediction - self.centre)
 
     def variance(self, prediction: float) -> float:
-        """Variance of the mean error over an area whose mean prediction is this."""
+        """Variance of `correction`."""
         at = np.array([1.0, prediction - self.centre])
         return float(at @ self.covariance @ at)
-
-    @property
-    def bias_error(self) -> float:
-        """Standard error of `bias`."""
-        return math.sqrt(self.covariance[0, 0])
 
 
 @dataclass(frozen=True)

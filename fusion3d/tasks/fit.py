@@ -160,6 +160,8 @@ def fit(
         stratum=table.strata,
         lower=found.lower,
         upper=found.upper,
+        fitted=found.model.predict(features.values),
+        area=shapely.area(table.geometry) * scale**2,
     )
     scores = _score(held_out.predicted, held_out, seed)
     _remark(notes, scores, len(table))

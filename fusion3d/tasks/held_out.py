@@ -17,7 +17,7 @@ from fusion3d.io.whole_file import write_whole
 Float64 = npt.NDArray[np.float64]
 
 PREDICTIONS_FILE = "predictions.csv"
-_OPTIONAL = ("baseline", "lower", "upper")
+_OPTIONAL = ("baseline", "fitted", "area", "lower", "upper")
 _REMEDY = "give the file that `fusion3d fit` wrote"
 
 
@@ -33,6 +33,8 @@ class HeldOut:
     measured, predicted, null : [P] in the target's unit; null is the mean of the training plots
     baseline : [P], NaN where the baseline raster has no data (an empty field); None without one
     stratum : [P] or None
+    fitted : [P] what the model that was trained with all plots predicts
+    area : [P] of the plots, m2
     lower, upper : [P] ends of the interval of the prediction, calibrated on other folds; NaN (an empty field) where too few plots
         are there for the level; None in tables of older versions
     """
@@ -47,6 +49,8 @@ class HeldOut:
     null: Float64
     baseline: Float64 | None = None
     stratum: tuple[str, ...] | None = None
+    fitted: Float64 | None = None
+    area: Float64 | None = None
     lower: Float64 | None = None
     upper: Float64 | None = None
 

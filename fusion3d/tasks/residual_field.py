@@ -1,4 +1,4 @@
-"""What held-out plots say of a model's errors: bias, spread by prediction, correlation in space."""
+"""What held-out plots say of a map's errors: their mean by prediction, their spread, and how alike they are at a distance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fusion3d.errors import InputError
 from fusion3d.evaluation.blocks import blocks_of, default_side
 from fusion3d.tasks.area_variance import independent_cells, variance_of_sum
-from fusion3d.tasks.estimators import LineOfResiduals, Spread
+from fusion3d.tasks.estimators import ErrorLine, Spread
 from fusion3d.tasks.variogram import Variogram, empirical_variogram, fit_variogram
 
 Float64 = npt.NDArray[np.float64]
@@ -24,23 +24,23 @@ _BLOCKS_WHEN_NONE = 5
 
 @dataclass(frozen=True)
 class ResidualField:
-    """Errors of a model that had not seen the plots.
+    """Errors of a map at plots that its model had not seen.
 
     Attributes
     ----------
-    residuals : [P] measured - predicted
-    spread : their standard deviation by prediction
-    correlation : variogram of residuals over their spread, sill 1
-    line : uncertainty of the mean error by spatial blocks
-    reach : least and greatest held-out prediction
+    errors : [P] measured - predicted
+    line : their mean by prediction
+    spread : standard deviation of what is left, by prediction
+    correlation : variogram of what is left over its spread; sill 1 or more
+    highest : greatest prediction of a plot
     notes : in words
     """
 
-    residuals: Float64
+    errors: Float64
+    line: ErrorLine
     spread: Spread
     correlation: Variogram
-    line: LineOfResiduals
-    reach: tuple[float, float]
+    highest: float
     notes: tuple[str, ...]
 
     @classmethod
@@ -70,24 +70,19 @@ class ResidualField:
             notes.append(f"plots were held out at random: they are resampled in blocks of {side:g} m all the same")
         if len(np.unique(block)) < 2:
             raise InputError(path, "has all plots in one block", "fit again with a smaller --block")
-        residuals = measured - predicted
-        spread = Spread.of(predicted, residuals)
+        errors = measured - predicted
+        line = ErrorLine.of(predicted, measured, block, seed=seed)
+        left = errors - (line.error + line.slope * (predicted - line.centre))
+        spread = Spread.of(predicted, left)
         sizes = spread(predicted)
-        scaled = np.divide(residuals, sizes, out=np.zeros_like(residuals), where=sizes > 0)
-        line = LineOfResiduals.of(predicted, residuals, block, seed=seed)
+        scaled = np.divide(left, sizes, out=np.zeros_like(left), where=sizes > 0)
         correlation = _correlation(places, scaled, side, notes)
-        if abs(line.bias) > 2 * line.bias_error > 0:
-            way = "low" if line.bias > 0 else "high"
-            notes.append(
-                f"warning: held-out predictions are {abs(line.bias):.3g} too {way} on average (standard error "
-                f"{line.bias_error:.2g}): a model-dependent estimate carries that"
-            )
-        return cls(residuals, spread, correlation, line, (float(predicted.min()), float(predicted.max())), tuple(notes))
+        return cls(errors, line, spread, correlation, float(predicted.max()), tuple(notes))
 
     @property
     def degrees(self) -> float:
-        """Of freedom: independent blocks less 1."""
-        return self.line.blocks - 1
+        """Of freedom: independent blocks less the two parameters of the line."""
+        return max(1.0, self.line.blocks - 2.0)
 
     def variance_of_mean(self, weights: Float64, cell: float, split: int, area: float) -> float:
         """Variance of the mean residual over an area.
@@ -114,8 +109,7 @@ def _correlation(places: Float64, scaled: Float64, side: float, notes: list[str]
     empirical = empirical_variogram(places, scaled)
     fitted = fit_variogram(empirical)
     shortest = float(empirical.distance[0])
-    if fitted.partial_sill <= 0 and fitted.nugget <= 0:
+    if fitted.sill <= 0:
         return Variogram("spherical", 0.0, 1.0, shortest)
     # a robust sill leaves out the tails, which count in a mean; and no pair says how far the nugget reaches below the first class
-    sill = max(1.0, fitted.sill)
-    return Variogram(fitted.kind, fitted.nugget, fitted.partial_sill, fitted.range, shortest).scaled(sill)
+    return Variogram(fitted.kind, fitted.nugget, fitted.partial_sill, fitted.range, shortest).scaled(max(1.0, fitted.sill))
