@@ -198,7 +198,7 @@ class _Estimator:
         if self.design == "none":
             return "model-dependent", None, "the plots are taken to be no probability sample (--design none)"
         if count < FEWEST_FOR_GREG:
-            return "model-dependent", None, f"{count} plots inside, GREG needs {FEWEST_FOR_GREG}: estimated from the model alone"
+            return "model-dependent", None, f"{_inside(count)}, GREG needs {FEWEST_FOR_GREG}: estimated from the model alone"
         differences, residuals = self.differences[plots], self.field.errors[plots]
         if self.strata is None:
             return "GREG", greg(cells.mean, differences, residuals), f"{count} plots of a random sample inside"
@@ -305,3 +305,7 @@ def _total_unit(unit: str) -> str | None:
     """Unit of a total where that of the mean is per hectare (Mg for Mg/ha), else None."""
     found = _PER_HECTARE.match(unit.strip())
     return None if found is None else found["what"].strip()
+
+
+def _inside(count: int) -> str:
+    return "1 plot inside" if count == 1 else f"{count} plots inside"

@@ -18,7 +18,6 @@ Two schools (Stahl et al. 2016, Forest Ecosystems 3, 5), for two kinds of plots:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,19 +133,18 @@ def model_dependent(mean: float, parameters: float, residuals: float, degrees: f
     return MeanEstimate(mean, parameters + residuals, max(degrees, 1.0))
 
 
-def block_bootstrap(block: Int64, statistic: Callable[[Float64], Float64], *, draws: int = _DRAWS, seed: int = 0) -> Float64:
-    """[draws, K] statistics of plots weighted by how often their block was drawn (cluster bootstrap; Davison and Hinkley 1997,
-    Bootstrap Methods and their Application, ch. 3.8). Any model can be refitted inside: it stays a black box.
+def block_weights(block: Int64, *, draws: int = _DRAWS, seed: int = 0) -> Float64:
+    """[draws, N] how often the block of each plot was drawn: what a model is fitted again with, however it works (cluster bootstrap;
+    Davison and Hinkley 1997, Bootstrap Methods and their Application, ch. 3.8).
 
     Parameters
     ----------
     block : [N] of each plot
-    statistic : from weights [N] to [K]; NaN where a draw allows none
     """
     member = np.unique(block, return_inverse=True)[1].reshape(-1)
     count = int(member.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
-    return np.array([statistic(weights[member]) for weights in drawn])
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    return drawn[:, member].astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -188,16 +186,18 @@ class ErrorLine:
         least = _LEAST_VARIANCE * float((offset**2).mean())
 
         def line(weights: Float64) -> Float64:
-            share = weights / weights.sum()
+            """[B, 2] error and slope by weighted least squares, from [B, N]."""
+            share = weights / weights.sum(axis=1, keepdims=True)
             middle = share @ offset
-            spread = share @ (offset - middle) ** 2
+            spread = share @ offset**2 - middle**2
+            covaried = share @ (offset * errors) - middle * (share @ errors)
             # a draw of blocks that are all alike says nothing of the slope
-            slope = share @ ((offset - middle) * errors) / spread if spread > least else 0.0
-            return np.array([share @ errors - slope * middle, slope])
+            slope = np.divide(covaried, spread, out=np.zeros_like(spread), where=spread > least)
+            return np.stack([share @ errors - slope * middle, slope], axis=1)
 
-        error, slope = line(np.ones(len(errors)))
+        error, slope = line(np.ones((1, len(errors))))[0]
         # draws vary by (B - 1) / B less than samples of B blocks do
-        covariance = np.cov(block_bootstrap(block, line, seed=seed).T) * blocks / (blocks - 1)
+        covariance = np.cov(line(block_weights(block, seed=seed)).T) * blocks / (blocks - 1)
         return cls(centre, float(error), float(slope), covariance, blocks)
 
     def correction(self, prediction: float) -> float:

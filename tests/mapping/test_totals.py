@@ -102,7 +102,7 @@ def test_areas_with_few_plots_fall_back_and_say_so(place, tmp_path):
     plots = predictions(place)
     inside = (plots["x"] > X0 + 900) & (plots["x"] < X0 + 1050) & (plots["y"] < Y0 - 800) & (plots["y"] > Y0 - 950)
     assert rows["small"].plots == inside.sum() < 10
-    assert rows["small"].reason.startswith(f"{inside.sum()} plots inside, GREG needs 10")
+    assert "inside, GREG needs 10" in rows["small"].reason
     assert rows["small"].map_mean == pytest.approx(read(place / "agb.tif")[80:95, 90:105].mean(), rel=1e-5)
     assert (rows["edge"].area_ha, rows["edge"].data_ha, rows["edge"].data_share) == pytest.approx((4, 1, 0.25))
     assert "25 % of the area that has data" in rows["edge"].note
