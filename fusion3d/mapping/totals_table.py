@@ -134,10 +134,11 @@ class Totals:
     def _correlated(self) -> str:
         found = self.correlation
         share = found.nugget / found.sill if found.sill > 0 else 0.0
-        return (
-            f"residuals of plots: {found.kind} variogram, {100 * share:.0f} % of it nugget, range {found.range:.0f} m; the "
-            f"nugget counts as correlated within {found.nugget_range:.0f} m"
-        )
+        near = f"the nugget counts as correlated within {found.nugget_range:.0f} m"
+        if share > 0.995:
+            return f"residuals of plots: not alike at any distance between plots; {near}"
+        text = f"residuals of plots: {found.kind} variogram, range {found.range:.0f} m"
+        return text if share < 0.005 else f"{text}, {100 * share:.0f} % of it nugget; {near}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain types; None for what does not apply."""

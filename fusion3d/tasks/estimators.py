@@ -134,8 +134,9 @@ def model_dependent(mean: float, parameters: float, residuals: float, degrees: f
 
 
 def block_weights(block: Int64, *, draws: int = _DRAWS, seed: int = 0) -> Float64:
-    """[draws, N] how often the block of each plot was drawn: what a model is fitted again with, however it works (cluster bootstrap;
-    Davison and Hinkley 1997, Bootstrap Methods and their Application, ch. 3.8).
+    """[draws, N] how often the block of each plot was drawn: what a model is fitted again with, however it works.
+
+    The cluster bootstrap of Davison and Hinkley (1997, Bootstrap Methods and their Application, ch. 3.8).
 
     Parameters
     ----------
