@@ -179,7 +179,7 @@ def test_totals_are_of_units_per_hectare_alone(place, tmp_path, unit, total_unit
     (folder / "scores.json").write_text(json.dumps({**card, "unit": unit}))
     shutil.copy(place / "agb.tif", tmp_path / "agb.tif")
     with rasterio.open(tmp_path / "agb.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
-        dataset.units = (unit,)
+        dataset.units = (unit, *dataset.units[1:])
         dataset.update_tags(unit=unit)
     found = totals(tmp_path / "agb.tif", folder, tmp_path / "t.csv")
     assert found.rows[0].total_unit == total_unit
