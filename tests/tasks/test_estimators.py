@@ -61,7 +61,7 @@ def test_held_out_residuals_cover_where_a_flexible_model_has_learnt_its_plots_by
     bands = np.column_stack([np.ones(len(truth)), surface, rng.normal(size=(len(truth), 15))])
     mean_bands, fold = bands.mean(axis=0), np.arange(40) % 8
     honest, hopeful = [], []
-    for _ in range(600):
+    for _ in range(400):
         plots = rng.choice(len(truth), 40, replace=False)
         x, y = bands[plots], truth[plots]
         fitted = np.linalg.lstsq(x, y, rcond=None)[0]
@@ -73,7 +73,7 @@ def test_held_out_residuals_cover_where_a_flexible_model_has_learnt_its_plots_by
         honest.append(greg(map_mean, own, y - predicted))
         hopeful.append(greg(map_mean, own, own))
     assert abs(np.mean([item.mean for item in honest]) / truth.mean() - 1) < 0.01
-    assert covered(honest, truth.mean()) > 0.9 - 0.04
+    assert covered(honest, truth.mean()) > 0.9 - 0.05
     assert covered(hopeful, truth.mean()) < 0.8
 
 

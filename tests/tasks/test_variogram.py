@@ -29,9 +29,9 @@ def test_pairs_are_counted_once_up_to_half_of_the_extent():
 
 
 def test_range_and_sill_of_a_known_field_are_recovered():
-    """Single fields vary; over 30 of them, on average, the model is the one that they were drawn from."""
-    places = np.random.default_rng(1).uniform(0, 3000, (600, 2))
-    fields = realisations(places, 30, sill=3.0, nugget=1.0, reach=300.0)
+    """Single fields vary; over 20 of them, on average, the model is the one that they were drawn from."""
+    places = np.random.default_rng(1).uniform(0, 3000, (500, 2))
+    fields = realisations(places, 20, sill=3.0, nugget=1.0, reach=300.0)
     found = [fit_variogram(empirical_variogram(places, values, cutoff=1000), "exponential") for values in fields]
     assert np.median([model.range for model in found]) == pytest.approx(300, rel=0.2)
     assert np.mean([model.sill for model in found]) == pytest.approx(4.0, rel=0.1)
@@ -75,12 +75,13 @@ def test_nugget_counts_as_correlated_within_its_range_only():
     assert white.scaled(10.0).nugget == pytest.approx(4.0)
 
 
-def test_many_points_are_thinned_by_lot():
+def test_many_points_are_thinned_by_lot(monkeypatch):
+    monkeypatch.setattr("fusion3d.tasks.variogram._MOST_POINTS", 500)
     rng = np.random.default_rng(4)
     places = rng.uniform(0, 1000, (20_000, 2))
     found = empirical_variogram(places, rng.normal(size=20_000))
-    assert found.pairs.sum() < 3000 * 2999 / 2
-    np.testing.assert_allclose(found.gamma, 1.0, rtol=0.1)
+    assert found.pairs.sum() < 500 * 499 / 2
+    np.testing.assert_allclose(found.gamma, 1.0, rtol=0.25)
 
 
 def test_what_cannot_be_is_one_line():
