@@ -54,7 +54,8 @@ class Views:
     def embedding(self, sensor: str) -> Found:
         """Shared projection and features of every column, or of every footprint for gedi."""
         if sensor not in self._found:
-            self._found[sensor] = joined(self.in_pieces(sensor, lambda piece, _: self._encode(piece, sensor)))
+            encode = self._encode
+            self._found[sensor] = joined(self.in_pieces(sensor, lambda piece, _: encode(piece, sensor)))
         return self._found[sensor]
 
     def unit(self, sensor: str) -> Embedded:
@@ -78,20 +79,26 @@ class Views:
         run : must give the same each time that it is called with the same piece
         """
         if self._cut is None:
-            return [self._run(run, 0, self.batch.chips)]
+            return [_of_piece(run, self.batch, 0, self.batch.chips, self._device)]
         results = []
         for start, stop in self._cut(self.batch, sensor):
-            if torch.is_grad_enabled():
-                results.append(checkpoint(self._run, run, start, stop, use_reentrant=False))
-            else:
-                results.append(self._run(run, start, stop))
+            work = _of_piece, run, self.batch, start, stop, self._device
+            results.append(checkpoint(_again, *work, use_reentrant=False) if torch.is_grad_enabled() else _again(*work))
         return results
 
-    def _run(self, run: Callable[[ChipBatch, int], _Result], start: int, stop: int) -> _Result:
-        if self._cut is not None:
-            give_back_freed_memory()
-        piece = self.batch if (start, stop) == (0, self.batch.chips) else self.batch.part(start, stop)
-        return run(piece if self._device is None else piece.to(self._device), start)
+
+def _again(work: Callable[..., _Result], *arguments: object) -> _Result:
+    give_back_freed_memory()
+    return work(*arguments)
+
+
+# No method of `Views`: the graph of embeddings keeps what a piece runs again with. Were the embeddings part of that, parts of the
+# graph that no gradient reaches would keep themselves, and the batch, for good.
+def _of_piece(
+    run: Callable[[ChipBatch, int], _Result], batch: ChipBatch, start: int, stop: int, device: torch.device | None
+) -> _Result:
+    piece = batch if (start, stop) == (0, batch.chips) else batch.part(start, stop)
+    return run(piece if device is None else piece.to(device), start)
 
 
 def joined(parts: list[Found]) -> Found:

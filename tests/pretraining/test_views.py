@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from fusion3d.data.chips import read_chips
-from fusion3d.data.pairs import draw_pairs, stream
+from fusion3d.data.pairs import DrawnPair, draw_pairs, stream
 from fusion3d.pretraining.module import CrossModalPretraining
 from fusion3d.pretraining.objective import meeting_pairs
 from tests.data.scene import open_scene
@@ -55,3 +58,16 @@ def test_no_encoder_keeps_what_its_backward_pass_needs(batch):
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
         built(1).views(batch).unit("ortho")
     assert max(kept, default=0) <= batch.columns * 64
+
+
+@pytest.mark.parametrize("chips_at_once", [None, 1])
+def test_a_batch_is_let_go_after_its_step(batch, chips_at_once):
+    """The drawn pair leaves parts of the encoders' graphs without a gradient, which must not keep the pixels that they saw."""
+    module = built(chips_at_once)
+    own = batch.part(0, 2)
+    kept = weakref.ref(own)
+    loss, _ = module.loss(own, [DrawnPair(("ortho", "s2"), 1.0, (0.5, 0.5))], (0, 0))
+    loss.backward()
+    del own, loss
+    gc.collect()
+    assert kept() is None
