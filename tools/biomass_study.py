@@ -63,7 +63,7 @@ def main() -> None:
 def study(options: argparse.Namespace, store: Store, seed: int) -> Iterator[dict[str, Any]]:
     """Scores of each method with each number of plots."""
     crs, grid = store.grid.pyproj_crs, store.grid
-    west, south, east, north = grid.bounds()
+    west, south, east, north = grid.bounds(grid.window)
     rng = np.random.default_rng(seed)
     cols, rows = int((east - west) // BLOCK), int((north - south) // BLOCK)
     held = rng.permutation(cols * rows)[: max(1, round(HELD_OUT * cols * rows))]
