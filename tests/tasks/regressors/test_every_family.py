@@ -21,6 +21,15 @@ def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return features, target, np.arange(PLOTS) // 5
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _smaller():
+    """Fewer trees and networks than usual, for speed: no promise depends on their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in (("forest.TREES", 60), ("boosting._MOST", 80), ("mlp._NETWORKS", 2)):
+            patch.setattr(f"fusion3d.tasks.regressors.{name}", count)
+        yield
+
+
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def fitted(request):
     features, target, groups = rows()
