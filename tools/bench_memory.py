@@ -120,13 +120,15 @@ class Source:
     def batch(self, chips: int, sensors):
         from fusion3d.data.chips import collate, read_chips
 
-        size = self.options.size
+        # the chips of the smallest batch again and again: a larger one shall not hold a heavier chip
+        size, different = self.options.size, self.options.chips
         if self.store is None:
-            return collate([random_chip(self.generator, size, self.options, sensors) for _ in range(chips)])
+            drawn = [random_chip(self.generator, size, self.options, sensors) for _ in range(different)]
+            return collate(drawn * (chips // different))
         grid = self.store.grid
         origins = [
-            tuple(int(self.generator.integers(0, side - size + 1)) for side in (grid.rows, grid.cols)) for _ in range(chips)
-        ]
+            tuple(int(self.generator.integers(0, side - size + 1)) for side in (grid.rows, grid.cols)) for _ in range(different)
+        ] * (chips // different)
         return read_chips(
             self.store,
             origins,
