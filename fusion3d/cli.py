@@ -420,17 +420,33 @@ def evaluate(
 @app.command()
 def fit(
     embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif).")],
-    labels: Annotated[Path, typer.Option(help="Field plots: GeoPackage, GeoJSON, Shapefile or CSV; discs or polygons.")],
-    variable: Annotated[str, typer.Option("--target", help="Column of the plots to predict.")],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            help="Field plots: GeoPackage, GeoJSON, Shapefile or CSV; discs or polygons. For classes also a raster of them."
+        ),
+    ],
     target: Annotated[Path, typer.Option("--out", help="Folder for model, scores and held-out predictions.")],
-    task: Annotated[str, typer.Option(help="What kind of variable: biomass (continuous, not negative).")] = "biomass",
+    variable: Annotated[
+        str | None,
+        typer.Option("--target", help="Column of the plots to predict; of classes also several, as landuse,natural."),
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="biomass (a continuous variable, not negative), landcover (classes) or crops (classes of fields).")
+    ] = "biomass",
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="ridge (linear), forest (random forest), boosting (boosted trees), mlp (small network), or power (power law "
-            "of a few positive predictors, such as height metrics)."
+            "of a few positive predictors, such as height metrics); of classes linear or forest [default: ridge, or linear]."
         ),
-    ] = "ridge",
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Classes: YAML with the name of each label, `4: grass`; equal names are merged.")
+    ] = None,
+    confidence: Annotated[
+        Path | None, typer.Option(help="Classes: YAML with how far labels of a class are trusted, 0 to 1, `forest: 0.8`.")
+    ] = None,
     unit: Annotated[str | None, typer.Option(help="Unit of the target, such as Mg/ha.")] = None,
     radius: Annotated[float | None, typer.Option(help="Of plots that are points without a `radius` column, metres.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of a file that has several.")] = None,
@@ -449,11 +465,33 @@ def fit(
     level: Annotated[float, typer.Option(help="Share of measured values that intervals of predictions shall cover.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Of the blocks, the bootstrap, and models that draw lots.")] = 0,
 ) -> None:
-    """A model on frozen embeddings from field plots, with intervals, scored on blocks of ground that it never saw."""
+    """A model on frozen embeddings from field plots or classes of ground, scored on blocks of ground that it never saw."""
+    from fusion3d.tasks.classes import CLASS_TASKS
+
+    if task in CLASS_TASKS:
+        from fusion3d.tasks.classes.fit_classes import fit_classes
+
+        foreign = {"--unit": unit, "--store": store, "--transform": None if transform == "none" else transform}
+        if given := [name for name, value in foreign.items() if value is not None]:
+            raise ConfigError(f"{given[0]} is for --task biomass")
+        found = fit_classes(
+            embedding, labels, variable, target, task=task, model=model or "linear", classes=classes, confidence=confidence,
+            radius=radius, layer=layer, crs=crs, stratum=stratum, scheme=scheme, block=block, folds=folds, baseline=baseline,
+            seed=seed,
+        )  # fmt: skip
+        out.print(str(found), markup=False)
+        return
+    from fusion3d.tasks.fit import TASKS
     from fusion3d.tasks.fit import fit as run
 
+    if task not in TASKS:
+        raise ConfigError(f"--task {task!r}: give one of {', '.join((*TASKS, *CLASS_TASKS))}")
+    if classes is not None or confidence is not None:
+        raise ConfigError(f"{'--classes' if classes is not None else '--confidence'} is for --task {' and '.join(CLASS_TASKS)}")
+    if variable is None:
+        raise ConfigError("say which column of the plots to predict with --target NAME")
     result = run(
-        embedding, labels, variable, target, task=task, model=model, unit=unit, radius=radius, layer=layer, crs=crs,
+        embedding, labels, variable, target, task=task, model=model or "ridge", unit=unit, radius=radius, layer=layer, crs=crs,
         stratum=stratum, transform=transform, scheme=scheme, block=block, folds=folds, baseline=baseline, store=store,
         level=level, seed=seed,
     )  # fmt: skip
@@ -470,7 +508,19 @@ def map_(
     block: Annotated[int, typer.Option(help="Side of what is computed at once, cells; changes memory, never the values.")] = 256,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Wall-to-wall map of a variable: estimate, standard error, interval, and where the model extrapolates."""
+    """Wall-to-wall map of a variable: estimate, standard error, interval, and where the model extrapolates.
+
+    Of classes: a map with a palette, and NAME_confidence.tif beside it.
+    """
+    from fusion3d.tasks.classes.class_model_file import is_class_model
+
+    if is_class_model(model):
+        from fusion3d.mapping.class_map import class_map
+
+        if level is not None or estimate_only:
+            raise ConfigError("--level and --estimate-only are for maps of a continuous variable, not of classes")
+        out.print(str(class_map(model, embedding, target, block=block, progress=not quiet)), markup=False)
+        return
     from fusion3d.mapping.predict import predict
 
     found = predict(model, embedding, target, level=level, estimate_only=estimate_only, block=block, progress=not quiet)

@@ -48,6 +48,7 @@ class CogWriter:
     band_names, units : per band; one unit alone is that of every band
     tags : file metadata
     resampling : of the overviews; else average for floating values and nearest for integers
+    palette : red, green, blue and opacity (0 to 255) by the value of the only band, of uint8
 
     Raises
     ------
@@ -60,13 +61,16 @@ class CogWriter:
     def __init__(self, path: str | Path, *, x0: float, y0: float, pixel: float, width: int, height: int, count: int,
                  dtype: str | np.dtype = "float32", crs: CRS, nodata: float | None = math.nan,
                  band_names: Sequence[str] | None = None, units: Sequence[str] | str | None = None,
-                 tags: Mapping[str, str] | None = None, resampling: str | None = None) -> None:  # fmt: skip
+                 tags: Mapping[str, str] | None = None, resampling: str | None = None,
+                 palette: Mapping[int, tuple[int, int, int, int]] | None = None) -> None:  # fmt: skip
         self.path = Path(path)
         self.dtype = np.dtype(dtype)
         self.width, self.height, self.count = width, height, count
         self.resampling = resampling or ("average" if self.dtype.kind == "f" else "nearest")
         if min(width, height, count) < 1 or not (math.isfinite(pixel) and pixel > 0):
             raise ConfigError(f"a map of {count} bands of {height} x {width} pixels of {pixel} cannot be written to {self.path}")
+        if palette and (count != 1 or self.dtype != np.uint8):
+            raise ConfigError(f"a palette is for one band of uint8, not for {count} of {self.dtype}")
         names = _per_band(band_names, count, "band names")
         unit = _per_band([units] * count if isinstance(units, str) else units, count, "units")
         _check_nodata(nodata, self.dtype)
@@ -87,6 +91,8 @@ class CogWriter:
                 self._dataset.descriptions = names
             if unit:
                 self._dataset.units = unit
+            if palette:
+                self._dataset.write_colormap(1, dict(palette))
         except (RasterioError, OSError) as error:
             self.discard()
             raise self._failed(error) from None

@@ -9,9 +9,6 @@ of other folds.
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +26,12 @@ from fusion3d.tasks.area_based import area_based
 from fusion3d.tasks.conformal import LEVEL, check_level, plots_needed
 from fusion3d.tasks.coverage import Coverage, coverage, quartiles
 from fusion3d.tasks.cross_fit import cross_fit, fit_arrays
-from fusion3d.tasks.held_out import PREDICTIONS_FILE, HeldOut
+from fusion3d.tasks.fit_folder import write_fit
+from fusion3d.tasks.held_out import HeldOut
 from fusion3d.tasks.model import ORIGIN_TAGS, TargetModel
-from fusion3d.tasks.model_file import ARRAYS_FILE, MODEL_FILE, write_model
+from fusion3d.tasks.model_file import write_model
 from fusion3d.tasks.regressors import Family, family
-from fusion3d.tasks.scorecard import SCORES_FILE, FoldFacts, Quartile, Scorecard
+from fusion3d.tasks.scorecard import FoldFacts, Quartile, Scorecard
 from fusion3d.tasks.scores import Scores, score
 from fusion3d.tasks.support import PlotFeatures, means_under, require_map, statistics_under
 from fusion3d.tasks.transform import check_transform
@@ -199,7 +197,7 @@ def fit(
         strata_coverage=None if table.strata is None else {name: _coverage(held_out, at) for name, at in _strata(table)},
         notes=tuple(notes),
     )
-    _write(folder, found.model, card, held_out)
+    write_fit(folder, lambda path: write_model(found.model, path), card, held_out)
     return FitResult(folder, found.model, card, held_out)
 
 
@@ -308,19 +306,3 @@ def _on_intervals(table: PlotTable, model: TargetModel, covered: Coverage, embed
             f"single cells of {cell * unit:.4g} m2 vary more"
         )
     return notes
-
-
-def _write(folder: Path, model: TargetModel, card: Scorecard, held_out: HeldOut) -> None:
-    draft = folder / f".{uuid.uuid4().hex[:8]}.draft"
-    try:
-        draft.mkdir(parents=True)
-        held_out.write(draft / PREDICTIONS_FILE)
-        card.write(draft / SCORES_FILE)
-        write_model(model, draft / MODEL_FILE)
-        # renamed only when all are whole, so that a full disk does not leave a new model with old scores
-        for name in (PREDICTIONS_FILE, SCORES_FILE, ARRAYS_FILE, MODEL_FILE):
-            os.replace(draft / name, folder / name)
-    except OSError as error:
-        raise InputError(folder, f"cannot be written ({error.strerror or error})", "give another --out") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

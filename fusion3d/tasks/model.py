@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -97,14 +97,25 @@ class TargetModel:
         InputError
             Number or names of the bands differ.
         """
-        if len(names) != len(self.features):
-            problem = f"has {len(names)} bands, the model was fitted on {len(self.features)}"
-        elif names != self.features:
-            at = next(at for at, pair in enumerate(zip(names, self.features)) if pair[0] != pair[1])
-            problem = f"its band {at + 1} is {names[at]!r}, the model was fitted on {self.features[at]!r}"
-        else:
-            return
-        raise InputError(path, problem, "map the embeddings of the same checkpoint")
+        require_bands(names, self.features, path)
+
+
+def require_bands(names: tuple[str, ...], features: tuple[str, ...], path: str | Path) -> None:
+    """Refuse a raster whose bands are not those that a model was fitted on.
+
+    Raises
+    ------
+    InputError
+        Number or names of the bands differ.
+    """
+    if len(names) != len(features):
+        problem = f"has {len(names)} bands, the model was fitted on {len(features)}"
+    elif names != features:
+        at = next(at for at, pair in enumerate(zip(names, features)) if pair[0] != pair[1])
+        problem = f"its band {at + 1} is {names[at]!r}, the model was fitted on {features[at]!r}"
+    else:
+        return
+    raise InputError(path, problem, "map the embeddings of the same checkpoint")
 
 
 def _plain(text: str) -> str:
@@ -113,7 +124,14 @@ def _plain(text: str) -> str:
     return "_".join(kept.split())
 
 
-def same_origin(model: TargetModel, tags: dict[str, str]) -> str | None:
+class Trained(Protocol):
+    """A model that knows what it was fitted on."""
+
+    @property
+    def trained_on(self) -> dict[str, str]: ...
+
+
+def same_origin(model: Trained, tags: dict[str, str]) -> str | None:
     """In words, in what a map of embeddings differs from the one of the fit; None when it does not."""
     differing = [
         f"{name} {tags[name]} instead of {model.trained_on[name]}"

@@ -30,17 +30,13 @@ _RIDGE_FORMAT, _RIDGE_VERSION = "fusion3d ridge model", 1
 """Of before there were other models: all numbers in the JSON, no intervals."""
 _REMEDY = "give the folder or the model.json that `fusion3d fit` wrote"
 _PLAIN = ("target", "unit", "transform", "nonnegative", "kind", "level", "version")
-_DAMAGED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, ConfigError)
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, ConfigError)
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 def write_model(model: TargetModel, path: str | Path) -> tuple[Path, Path]:
     """Write the JSON and the arrays beside it, each whole or not at all; returns the two paths."""
-    from safetensors.numpy import save
-
-    path = Path(path)
-    beside = path.with_suffix(".safetensors")
     parts = FAMILIES[model.kind].pack(model.regressor)
     arrays = {"residuals": model.residuals, **_prefixed("regressor", parts.arrays)}
     plain = {name: getattr(model, name) for name in _PLAIN}
@@ -50,11 +46,19 @@ def write_model(model: TargetModel, path: str | Path) -> tuple[Path, Path]:
         values = {} if found is None else {item.name: getattr(found, item.name) for item in fields(found)}
         arrays |= _prefixed(name, {key: value for key, value in values.items() if isinstance(value, np.ndarray)})
         plain[name] = None if found is None else {k: float(v) for k, v in values.items() if not isinstance(v, np.ndarray)}
+    return write_files(path, {"format": _FORMAT, "format_version": _VERSION}, plain, arrays)
+
+
+def write_files(path: str | Path, head: dict[str, Any], plain: dict[str, Any], arrays: Arrays) -> tuple[Path, Path]:
+    """Write arrays as safetensors beside the JSON of the rest, which names their SHA-256; each whole or not at all."""
+    from safetensors.numpy import save
+
+    path = Path(path)
+    beside = path.with_suffix(".safetensors")
     data = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
     with whole_file(beside) as draft:
         draft.write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest()
-    head = {"format": _FORMAT, "format_version": _VERSION, "arrays": beside.name, "sha256": digest}
+    head = head | {"arrays": beside.name, "sha256": hashlib.sha256(data).hexdigest()}
     return write_whole(path, json.dumps(head | plain, indent=1, allow_nan=False) + "\n"), beside
 
 
@@ -66,22 +70,13 @@ def read_model(path: str | Path) -> TargetModel:
     InputError
         It is missing, is no such model, is of a newer version, or is damaged.
     """
-    path = Path(path)
-    path = path / MODEL_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(path, "no model there", _REMEDY)
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(path, f"cannot be read as JSON ({' '.join(str(error).split())[:80]})", _REMEDY) from None
-    if not isinstance(plain, dict) or plain.get("format") not in (_FORMAT, _RIDGE_FORMAT):
-        raise InputError(path, "is not a model", _REMEDY)
+    path, plain = read_plain(path, (_FORMAT, _RIDGE_FORMAT))
     old = plain.pop("format") == _RIDGE_FORMAT
     if plain.pop("format_version", None) != (_RIDGE_VERSION if old else _VERSION):
         raise InputError(path, "is a model of another version of fusion3d", "fit it again, or update fusion3d")
     try:
-        return _old_ridge(plain) if old else _model(plain, _arrays(path, plain))
-    except _DAMAGED as error:
+        return _old_ridge(plain) if old else _model(plain, read_arrays(path, plain))
+    except DAMAGED as error:
         reason = " ".join(str(error).split())[:100]
         raise InputError(path, f"is damaged ({type(error).__name__}: {reason})", "fit the model again") from None
 
@@ -103,7 +98,29 @@ def _model(plain: dict[str, Any], arrays: Arrays) -> TargetModel:
     )  # fmt: skip
 
 
-def _arrays(path: Path, plain: dict[str, Any]) -> Arrays:
+def read_plain(path: str | Path, formats: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
+    """The JSON of a model, from its path or from the folder that holds it, and its path.
+
+    Raises
+    ------
+    InputError
+        It is missing, or is none of the formats.
+    """
+    path = Path(path)
+    path = path / MODEL_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(path, "no model there", _REMEDY)
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(path, f"cannot be read as JSON ({' '.join(str(error).split())[:80]})", _REMEDY) from None
+    if not isinstance(plain, dict) or plain.get("format") not in formats:
+        raise InputError(path, "is not a model", _REMEDY)
+    return path, plain
+
+
+def read_arrays(path: Path, plain: dict[str, Any]) -> Arrays:
+    """The arrays beside the JSON of a model; InputError where they are missing, damaged, or of another model."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

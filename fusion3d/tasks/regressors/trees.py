@@ -15,7 +15,7 @@ Features are rounded to float32 before they are compared, as scikit-learn does, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -66,13 +66,20 @@ class Trees:
 
     def sum(self, bands: npt.NDArray[np.floating], *, scale: float = 1.0, start: float = 0.0) -> Float64:
         """start + the sum over trees of scale * value, [...] from [D, ...], added in the order of the trees."""
-        cells = np.ascontiguousarray(bands.reshape(len(bands), -1).T, dtype=np.float32)
+        cells = _cells(bands)
         total = np.full(len(cells), start)
         for first in range(0, len(cells), _CELLS):
             part = slice(first, first + _CELLS)
             for root in self.roots:
                 total[part] += scale * self.value[self._leaves(int(root), cells[part])]
         return total.reshape(bands.shape[1:])
+
+    def leaves(self, bands: npt.NDArray[np.floating]) -> Iterator[npt.NDArray[np.intp]]:
+        """Tree by tree, the node [...] at which each of the cells [D, ...] ends."""
+        cells = _cells(bands)
+        for root in self.roots:
+            parts = [self._leaves(int(root), cells[first : first + _CELLS]) for first in range(0, len(cells), _CELLS)]
+            yield np.concatenate([np.zeros(0, np.intp), *parts]).reshape(bands.shape[1:])
 
     def _leaves(self, root: int, cells: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
         """[n] node at which each of the cells [n, D] ends."""
@@ -107,3 +114,8 @@ class Trees:
         if not (ordered and rooted and (feature < dimensions).all()):
             raise ValueError("the trees' nodes do not lead to leaves")
         return cls(**found)
+
+
+def _cells(bands: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """[n, D] from [D, ...]."""
+    return np.ascontiguousarray(bands.reshape(len(bands), -1).T, dtype=np.float32)

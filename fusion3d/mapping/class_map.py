@@ -1,0 +1,185 @@
+"""The map of a classification: one band of class codes with a palette, and beside it how sure each cell is.
+
+A palette belongs to a raster of one band: desktop programs show such a file in its colours at once, and one of two bands as a mixed
+picture. So the probabilities are a file of their own, `<name>_confidence.tif`. Names of the classes are tags of the map (`class_4`)
+and, as GDAL's categories, in `<name>.tif.aux.xml`, from where QGIS takes its legend.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from fusion3d.errors import ConfigError, InputError
+from fusion3d.evaluation.lattice import Lattice
+from fusion3d.grid import Window, map_crs, metric_unit
+from fusion3d.io.geotiff import CogWriter
+from fusion3d.io.raster import open_raster
+from fusion3d.io.whole_file import write_whole
+from fusion3d.mapping.tiles import read_ahead
+from fusion3d.tasks.classes.class_model import ClassModel
+from fusion3d.tasks.classes.class_model_file import read_class_model
+from fusion3d.tasks.classes.legend import Legend
+from fusion3d.tasks.model import same_origin
+from fusion3d.tasks.support import band_names, read_window, require_map
+
+
+@dataclass(frozen=True)
+class ClassMapSummary:
+    """What was mapped.
+
+    Attributes
+    ----------
+    output, confidence : files
+    legend : classes
+    counts : [K] cells of each
+    rows, cols : of the map
+    cell_area : of a cell, m2
+    mean_confidence : mean probability of the mapped classes
+    notes : in words
+    seconds : wall time
+    """
+
+    output: Path
+    confidence: Path
+    legend: Legend
+    counts: tuple[int, ...]
+    rows: int
+    cols: int
+    cell_area: float
+    mean_confidence: float
+    notes: tuple[str, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        mapped = sum(self.counts)
+        parts = [
+            f"{name} {100 * count / mapped:.1f} % ({count * self.cell_area / 1e4:.4g} ha)"
+            for name, count in zip(self.legend.names, self.counts, strict=True)
+        ]
+        text = (
+            f"{self.output}: {', '.join(parts)}; {mapped} of {self.rows * self.cols} cells, mean confidence "
+            f"{self.mean_confidence:.2f} (in {self.confidence}); {self.seconds:.0f} s"
+        )
+        return "\n".join([*(f"note: {note}" for note in self.notes), text])
+
+
+def confidence_path(path: str | Path) -> Path:
+    """Where the probabilities of a map are."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}_confidence{path.suffix}")
+
+
+def class_map(
+    model: str | Path | ClassModel, embedding_map: str | Path, out: str | Path, *, block: int = 256, progress: bool = False
+) -> ClassMapSummary:
+    """Write the likeliest class of every cell of a map of embeddings, and its calibrated probability, as two COGs on the same cells.
+
+    Cells without an embedding are nodata in both: 0 (255 where 0 is a class) and NaN.
+
+    Parameters
+    ----------
+    model : folder or model.json of `fusion3d fit --task landcover`, or the model itself
+    out : file that ends in .tif
+    block : side of the squares that are computed at once, cells: more memory when larger, the same values
+    progress : draw a progress bar
+
+    Raises
+    ------
+    InputError
+        A file cannot be read or written, the bands are not those of the fit, or the map has no data; nothing is left under `out`.
+    ConfigError
+        An option is out of range.
+    """
+    began = time.monotonic()
+    path = Path(out)
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        raise ConfigError(f"--out {path}: give a name that ends in .tif")
+    if block < 1:
+        raise ConfigError(f"--block {block} must be at least 1 cell")
+    model = model if isinstance(model, ClassModel) else read_class_model(model)
+    legend, beside = model.legend, confidence_path(path)
+    source = require_map(open_raster(embedding_map))
+    model.check_bands(band_names(source), embedding_map)
+    for each in (path, beside):
+        if each.exists() and each.samefile(embedding_map):
+            raise ConfigError(f"--out {path}: {each} is the map of embeddings itself; give another name")
+    lattice = Lattice.of(source)
+    windows = [
+        Window(row, col, min(block, lattice.rows - row), min(block, lattice.cols - col))
+        for row in range(0, lattice.rows, block)
+        for col in range(0, lattice.cols, block)
+    ]
+    about = _tags(model, embedding_map, source.tags)
+    place = {"x0": lattice.x0, "y0": lattice.y0, "pixel": lattice.cell, "width": lattice.cols, "height": lattice.rows}
+    counts, total = np.zeros(256, np.int64), 0.0
+    with ExitStack() as files:
+        # left in reverse: the probabilities are there before the map is
+        classes = files.enter_context(
+            CogWriter(
+                path, **place, count=1, crs=source.crs, dtype="uint8", nodata=legend.nodata, band_names=[model.target],
+                tags=about, resampling="mode", palette=_palette(legend),
+            )  # fmt: skip
+        )
+        certainty = files.enter_context(
+            CogWriter(
+                beside, **place, count=1, crs=source.crs, dtype="float32", nodata=math.nan, units="1",
+                band_names=[f"{model.target}_confidence"], tags=about,
+            )  # fmt: skip
+        )
+        tiles = read_ahead(windows, lambda window: read_window(source, lattice, window))
+        for window, (embedding, seen) in track(
+            tiles, "map", len(windows), console=Console(stderr=True), disable=not progress
+        ):
+            if not seen.any():
+                continue
+            codes, sure = np.full(seen.shape, legend.nodata, np.uint8), np.full(seen.shape, np.nan, np.float32)
+            codes[seen], sure[seen] = model.classify_bands(embedding[:, seen])
+            counts += np.bincount(codes[seen], minlength=256)
+            total += float(sure[seen].sum(dtype=np.float64))
+            classes.write(codes[None], window.row, window.col)
+            certainty.write(sure[None], window.row, window.col)
+        if not counts.any():
+            raise InputError(embedding_map, "holds no data: there is nothing to map", "embed a place that a sensor saw")
+    write_whole(path.with_name(f"{path.name}.aux.xml"), _categories(legend))
+    difference = same_origin(model, source.tags)
+    return ClassMapSummary(
+        path, beside, legend, tuple(int(counts[code]) for code in legend.codes), lattice.rows, lattice.cols,
+        (lattice.cell * metric_unit(map_crs(source.crs))) ** 2, total / int(counts.sum()),
+        () if difference is None else (difference,), time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _palette(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
+    found = {legend.nodata: (0, 0, 0, 0)}
+    for code, colour in zip(legend.codes, legend.colours, strict=True):
+        red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+        found[code] = (red, green, blue, 255)
+    return found
+
+
+def _categories(legend: Legend) -> str:
+    """GDAL's side file: names by code, from 0."""
+    names = dict(zip(legend.codes, legend.names, strict=True))
+    lines = "\n".join(f"      <Category>{escape(names.get(code, ''))}</Category>" for code in range(max(names) + 1))
+    return (
+        f'<PAMDataset>\n  <PAMRasterBand band="1">\n    <CategoryNames>\n{lines}\n    </CategoryNames>\n'
+        "  </PAMRasterBand>\n</PAMDataset>\n"
+    )
+
+
+def _tags(model: ClassModel, embedding_map: str | Path, tags: Mapping[str, str]) -> dict[str, str]:
+    made = {"task": model.task, "target": model.target, "model": model.kind, "embedding": str(embedding_map)}
+    classes = {f"class_{code}": name for code, name in zip(model.legend.codes, model.legend.names, strict=True)}
+    fitted = {f"fitted_on_{name}": value for name, value in model.trained_on.items()}
+    simulated = {"simulated": tags["simulated"]} if "simulated" in tags else {}
+    return {**made, **classes, **simulated, **fitted, "fusion3d": model.version}

@@ -1,0 +1,48 @@
+"""The folder that a fit leaves: model, scores and held-out predictions, all of one fit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from fusion3d.errors import InputError
+from fusion3d.tasks.held_out import PREDICTIONS_FILE
+from fusion3d.tasks.model_file import ARRAYS_FILE, MODEL_FILE
+from fusion3d.tasks.scorecard import SCORES_FILE
+
+
+class Writable(Protocol):
+    """What writes itself to a file."""
+
+    def write(self, path: str | Path) -> Path: ...
+
+
+def write_fit(folder: Path, write_model: Callable[[Path], object], card: Writable, held_out: Writable) -> None:
+    """Write a fit's files, those of one that was there before being replaced together.
+
+    Parameters
+    ----------
+    write_model : writes the model's JSON to a path, and its arrays beside
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written.
+    """
+    draft = folder / f".{uuid.uuid4().hex[:8]}.draft"
+    try:
+        draft.mkdir(parents=True)
+        held_out.write(draft / PREDICTIONS_FILE)
+        card.write(draft / SCORES_FILE)
+        write_model(draft / MODEL_FILE)
+        # renamed only when all are whole, so that a full disk does not leave a new model with old scores
+        for name in (PREDICTIONS_FILE, SCORES_FILE, ARRAYS_FILE, MODEL_FILE):
+            os.replace(draft / name, folder / name)
+    except OSError as error:
+        raise InputError(folder, f"cannot be written ({error.strerror or error})", "give another --out") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
