@@ -16,11 +16,11 @@ import numpy.typing as npt
 from fusion3d.tasks.classes.protocol import FittedClassifier, Float64, Int64, Parts, numbers, places
 from fusion3d.tasks.regressors.inner_folds import inner_folds
 
-PENALTIES = np.logspace(1, -5, 7)
-_MOST_ROWS = 4_000
-"""On which the penalty is chosen: more rows do not change it, and cost time."""
-_STEPS, _TOLERANCE = 200, 1e-7
-_SEARCH_STEPS, _SEARCH_TOLERANCE = 60, 1e-5
+PENALTIES = np.logspace(0, -5, 6)
+_MOST_ROWS = 2_500
+"""On which the penalty is chosen; for N rows it is weaker by 2,500 / N, since it weighs against their sum."""
+_STEPS, _TOLERANCE = 200, 1e-6
+_SEARCH_STEPS, _SEARCH_TOLERANCE = 40, 1e-4
 _CONSTANT = 1e-10
 _LEAST = 1e-6
 """Probability below which a miss costs no more when penalties are compared: a class may be missing in an inner fold."""
@@ -83,7 +83,7 @@ class LogisticFamily:
         mean, scale = _moments(features, weights)
         standard = (features - mean) / scale
         penalty = _choose(standard, own, weights, len(present), groups, seed)
-        solved = _path(standard, own, weights, len(present), PENALTIES[PENALTIES >= penalty], _STEPS, _TOLERANCE)[-1]
+        solved = _path(standard, own, weights, len(present), np.array([penalty]), _STEPS, _TOLERANCE)[0]
         centred = solved - solved.mean(axis=0)
         return FittedClassifier(
             Logistic(mean, scale, centred[:, 1:].copy(), centred[:, 0].copy(), present.astype(np.int64), classes),
@@ -115,6 +115,7 @@ def _moments(features: Float64, weights: Float64) -> tuple[Float64, Float64]:
 
 def _choose(features: Float64, place: Int64, weights: Float64, count: int, groups: Int64, seed: int) -> float:
     """The penalty of least log loss on inner folds, the largest of equal ones."""
+    rows = len(place)
     if len(place) > _MOST_ROWS:
         drawn = np.sort(np.random.default_rng(seed).choice(len(place), _MOST_ROWS, replace=False))
         features, place, weights, groups = features[drawn], place[drawn], weights[drawn], groups[drawn]
@@ -126,7 +127,7 @@ def _choose(features: Float64, place: Int64, weights: Float64, count: int, group
         for at, solved in enumerate(steps):
             right = _softmax(features[out], solved)[np.arange(out.sum()), place[out]]
             losses[at] -= weights[out] @ np.log(np.maximum(right, _LEAST))
-    return float(PENALTIES[np.flatnonzero(losses <= losses.min() * (1 + 1e-9))[0]])
+    return float(PENALTIES[np.flatnonzero(losses <= losses.min() * (1 + 1e-9))[0]]) * len(place) / rows
 
 
 def _path(
