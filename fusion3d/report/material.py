@@ -15,6 +15,7 @@ from fusion3d.errors import Fusion3DError, InputError
 from fusion3d.report.raster_view import facts
 from fusion3d.report.store_view import StoreView
 from fusion3d.store.reader import Store
+from fusion3d.tasks.classes.class_card import ClassCard
 from fusion3d.tasks.scorecard import Scorecard
 
 EMBEDDING, RETRIEVAL, FIT, MAP = "embedding.tif", "retrieval.json", "biomass", "agb.tif"
@@ -152,6 +153,8 @@ class Material:
         """Name of what was fitted and mapped: as the fit says, else that of the map's file."""
         if self.scorecard is not None:
             return self.scorecard.target
+        if self.fit is not None and (card := attempt(lambda: ClassCard.read(self.fit))) is not None:
+            return str(card.target)
         return self.map.stem if self.map is not None else Path(MAP).stem
 
     @cached_property

@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from fusion3d.errors import Fusion3DError, InputError
 from fusion3d.io.whole_file import write_whole
 from fusion3d.report.biomass_map import map_section, other_truth
+from fusion3d.report.class_map import class_map_section, is_class_map
+from fusion3d.report.class_predictions import class_predictions_section
 from fusion3d.report.document import document
 from fusion3d.report.embedding import embedding_section
 from fusion3d.report.environment import environment_section
@@ -24,6 +27,8 @@ from fusion3d.report.robustness import read_robustness, robustness_section
 from fusion3d.report.scene3d import scene_section
 from fusion3d.report.summary import summary_section
 from fusion3d.store.reader import Store
+from fusion3d.tasks.classes.class_card import is_class_fit
+from fusion3d.tasks.scorecard import SCORES_FILE
 
 PRETRAIN = "fusion3d pretrain --data.store STORE --out RUN"
 EMBED = "fusion3d embed RUN STORE --out RUN/embedding.tif"
@@ -32,6 +37,7 @@ PROBE = "fusion3d evaluate RUN STORE --labels LABELS --out RUN/retrieval.json"
 ROBUST = "fusion3d evaluate RUN STORE --robustness --out RUN/retrieval.json"
 FIT = "fusion3d fit RUN/embedding.tif --labels PLOTS --target agb --out RUN/biomass"
 MAP = "fusion3d map RUN/biomass RUN/embedding.tif --out RUN/agb.tif"
+_CLASS_TASKS = {"landcover": "Land cover", "crops": "Crops"}
 
 
 def write_report(
@@ -88,6 +94,7 @@ def write_report(
 
 def sections(material: Material) -> list[Section]:
     """All sections in their order; each stands alone, so that one damaged file costs one section."""
+    classes = material.map is not None and is_class_map(material.map)
     parts: list[tuple[str, str, Callable[[], str]]] = [
         ("summary", "Summary", lambda: summary_section(material)),
         ("inputs", "What went in", lambda: inputs_section(material.view)),
@@ -96,8 +103,9 @@ def sections(material: Material) -> list[Section]:
         ("probes", "Frozen probes", lambda: _probes(material)),
         ("robustness", "Missing and disturbed sensors", lambda: _robustness(material)),
         ("losses", "Losses", lambda: losses_section(material.run, PRETRAIN)),
-        ("biomass", "Biomass map", lambda: _map(material)),
+        ("biomass", "Map of classes" if classes else "Biomass map", lambda: _map(material)),
         ("predictions", "Predicted against measured", lambda: _predictions(material)),
+        *_class_tasks(material),
         ("scene3d", "The place in 3D", lambda: scene_section(material.view, material.embedding)),
         (
             "environment",
@@ -146,9 +154,12 @@ def _robustness(material: Material) -> str:
 
 def _map(material: Material) -> str:
     variable, truth = material.variable, material.map_truth
-    others = other_truth({name: path for name, path in material.truth.items() if path != truth})
+    rest = {name: path for name, path in material.truth.items() if path != truth and name not in _CLASS_TASKS}
+    others = other_truth(rest)
     if material.map is None:
         return missing(f"There is no map of {variable}", MAP) + others
+    if is_class_map(material.map):
+        return class_map_section(material.map, truth, variable) + others
     unit = material.scorecard.unit if material.scorecard is not None else ""
     return map_section(material.map, truth, variable, unit) + others
 
@@ -156,4 +167,17 @@ def _map(material: Material) -> str:
 def _predictions(material: Material) -> str:
     if material.fit is None:
         return missing("Nothing was fitted to field plots", FIT)
-    return predictions_section(material.fit)
+    return class_predictions_section(material.fit) if is_class_fit(material.fit) else predictions_section(material.fit)
+
+
+def _class_tasks(material: Material) -> list[tuple[str, str, Callable[[], str]]]:
+    """Sections of the classifications and their maps that are in the run folder under the names of their tasks."""
+    found: list[tuple[str, str, Callable[[], str]]] = []
+    for task, title in _CLASS_TASKS.items():
+        drawn, folder = material.run / f"{task}.tif", material.run / task
+        if drawn.is_file() and drawn != material.map:
+            truth = material.truth.get(task)
+            found.append((task, f"{title} map", partial(class_map_section, drawn, truth, task)))
+        if (folder / SCORES_FILE).is_file() and folder != material.fit:
+            found.append((f"{task}-predictions", f"{title}: predicted against true", partial(class_predictions_section, folder)))
+    return found
