@@ -417,13 +417,16 @@ def evaluate(
         out.print(f"figures: {path}", markup=False)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 def fit(
+    context: typer.Context,
     embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif).")],
     labels: Annotated[
-        Path,
+        list[str],
         typer.Option(
-            help="Field plots: GeoPackage, GeoJSON, Shapefile or CSV; discs or polygons. For classes also a raster of them."
+            help="Field plots (GeoPackage, GeoJSON, Shapefile or CSV; discs or polygons); GEDI L4A files (GEDI04_A*.h5, also "
+            "several, or their folder) or a column store with L4A, both with --target agbd; or a raster with values on some "
+            "pixels (.tif). For classes polygons or a raster of them."
         ),
     ],
     target: Annotated[Path, typer.Option("--out", help="Folder for model, scores and held-out predictions.")],
@@ -447,7 +450,21 @@ def fit(
     confidence: Annotated[
         Path | None, typer.Option(help="Classes: YAML with how far labels of a class are trusted, 0 to 1, `forest: 0.8`.")
     ] = None,
-    unit: Annotated[str | None, typer.Option(help="Unit of the target, such as Mg/ha.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Unit of the target, such as Mg/ha; of several targets as Mg/ha,m2/ha.")
+    ] = None,
+    band: Annotated[
+        int | None, typer.Option(help="Of a raster of labels, from 1 [default: the one named as the target].")
+    ] = None,
+    label_nodata: Annotated[
+        float | None, typer.Option(help="Of a raster of labels: a value that means no label, beside its nodata tag.")
+    ] = None,
+    sensitivity: Annotated[
+        float | None, typer.Option(help="Of GEDI footprints: least beam sensitivity, 0 to 1 [default: 0.9].")
+    ] = None,
+    geolocation: Annotated[
+        float | None, typer.Option(help="Of GEDI footprints: standard deviation of their position, metres [default: 10].")
+    ] = None,
     radius: Annotated[float | None, typer.Option(help="Of plots that are points without a `radius` column, metres.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of a file that has several.")] = None,
     crs: Annotated[str | None, typer.Option(help="CRS of a CSV's coordinates.")] = None,
@@ -465,37 +482,67 @@ def fit(
     level: Annotated[float, typer.Option(help="Share of measured values that intervals of predictions shall cover.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Of the blocks, the bootstrap, and models that draw lots.")] = 0,
 ) -> None:
-    """A model on frozen embeddings from field plots or classes of ground, scored on blocks of ground that it never saw."""
-    from fusion3d.tasks.classes import CLASS_TASKS
+    """A model on frozen embeddings from plots or classes of ground, scored on blocks of ground that it never saw.
 
+    Labels of a continuous variable are field plots, GEDI L4A footprints or a raster of sparse labels. Footprints are described by
+    Gaussian means of sigma (6.25 m, --geolocation) combined, those that l4_quality_flag, degrade_flag or --sensitivity reject are
+    left out, and each weighs 1 / (agbd_se^2 + residual variance) with ridge, forest and boosting. Each pixel with a value of a
+    raster is a plot. Of several targets, one that fails does not stop the others; the exit status is 1 then.
+    """
+    from fusion3d.tasks.classes import CLASS_TASKS
+    from fusion3d.tasks.fit import TASKS
+
+    files = [*labels, *_further_labels(context.args, labels)]
+    shared = {
+        "radius": radius, "layer": layer, "crs": crs, "stratum": stratum, "scheme": scheme, "block": block, "folds": folds,
+        "baseline": baseline, "seed": seed,
+    }  # fmt: skip
     if task in CLASS_TASKS:
         from fusion3d.tasks.classes.fit_classes import fit_classes
 
-        foreign = {"--unit": unit, "--store": store, "--transform": None if transform == "none" else transform}
+        foreign = {"--unit": unit, "--store": store, "--transform": None if transform == "none" else transform, "--band": band}
+        foreign |= {"--label-nodata": label_nodata, "--sensitivity": sensitivity, "--geolocation": geolocation}
         if given := [name for name, value in foreign.items() if value is not None]:
             raise ConfigError(f"{given[0]} is for --task biomass")
-        found = fit_classes(
-            embedding, labels, variable, target, task=task, model=model or "linear", classes=classes, confidence=confidence,
-            radius=radius, layer=layer, crs=crs, stratum=stratum, scheme=scheme, block=block, folds=folds, baseline=baseline,
-            seed=seed,
+        if len(files) > 1:
+            raise ConfigError(f"--task {task} takes one file of labels, not {len(files)}")
+        classified = fit_classes(
+            embedding, files[0], variable, target, task=task, model=model or "linear", classes=classes, confidence=confidence,
+            **shared,  # type: ignore[arg-type]
         )  # fmt: skip
-        out.print(str(found), markup=False)
+        out.print(str(classified), markup=False)
         return
-    from fusion3d.tasks.fit import TASKS
-    from fusion3d.tasks.fit import fit as run
-
     if task not in TASKS:
         raise ConfigError(f"--task {task!r}: give one of {', '.join((*TASKS, *CLASS_TASKS))}")
     if classes is not None or confidence is not None:
         raise ConfigError(f"{'--classes' if classes is not None else '--confidence'} is for --task {' and '.join(CLASS_TASKS)}")
     if variable is None:
         raise ConfigError("say which column of the plots to predict with --target NAME")
-    result = run(
-        embedding, labels, variable, target, task=task, model=model or "ridge", unit=unit, radius=radius, layer=layer, crs=crs,
-        stratum=stratum, transform=transform, scheme=scheme, block=block, folds=folds, baseline=baseline, store=store,
-        level=level, seed=seed,
-    )  # fmt: skip
-    out.print(str(result), markup=False)
+    options = {
+        "task": task, "model": model or "ridge", "band": band, "label_nodata": label_nodata, "sensitivity": sensitivity,
+        "geolocation": geolocation, "transform": transform, "store": store, "level": level, **shared,
+    }  # fmt: skip
+    variables = _names(variable) or []
+    if len(variables) == 1:
+        from fusion3d.tasks.fit import fit as run
+
+        out.print(str(run(embedding, files, variables[0], target, unit=unit, **options)), markup=False)  # type: ignore[arg-type]
+        return
+    from fusion3d.tasks.fit_targets import fit_targets
+
+    units = None if unit is None else [part.strip() for part in unit.split(",")]
+    found = fit_targets(embedding, files, variables, target, units=units, **options)
+    out.print(str(found), markup=False)
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _further_labels(extra: list[str], labels: list[str]) -> list[str]:
+    """What a shell made of --labels GEDI04_A*.h5 beyond the first file; anything else is an argument too many."""
+    for text in extra:
+        if Path(text).suffix.lower() != Path(labels[-1]).suffix.lower() or text.startswith("-"):
+            raise ConfigError(f"unexpected argument {text!r}; the map of embeddings comes first, each option before its value")
+    return extra
 
 
 @app.command("map")
@@ -570,7 +617,8 @@ def report(
         Path | None, typer.Option(help="Folder of `fusion3d fit` [default: biomass in the run folder; also landcover and crops].")
     ] = None,
     map: Annotated[
-        Path | None, typer.Option(help="Map of `fusion3d map` [default: agb.tif in the run folder; also landcover.tif, crops.tif].")
+        Path | None,
+        typer.Option(help="Map of `fusion3d map` [default: agb.tif in the run folder; also landcover.tif, crops.tif]."),
     ] = None,
     truth: Annotated[list[str] | None, typer.Option(help="Raster of what is known, NAME=PATH, such as agb=truth.tif.")] = None,
 ) -> None:

@@ -15,6 +15,7 @@ from pyproj.exceptions import ProjError
 
 from fusion3d.errors import ConfigError, CRSError, InputError
 from fusion3d.evaluation.discs import discs
+from fusion3d.evaluation.footprint_weights import Gaussian
 from fusion3d.grid import map_crs, same_map_crs
 from fusion3d.io.crs import resolve_crs
 
@@ -45,6 +46,8 @@ class PlotTable:
     strata : [P], or None
     classes : names, in order, of a column of text; None for a column of numbers
     notes : what was left out or assumed while reading, in words
+    noise : [P] standard error of each value, positive, in its unit; None where it is not known
+    gaussian : how footprints weigh the ground about the middles of their discs; None for plots that weigh their area alike
     """
 
     path: str
@@ -57,13 +60,18 @@ class PlotTable:
     strata: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
+    noise: Float64 | None = None
+    gaussian: Gaussian | None = None
 
     def __post_init__(self) -> None:
-        counts = {len(self.geometry), len(self.values), len(self.ids), len(self.strata or self.ids)}
+        noise = self.values if self.noise is None else self.noise
+        counts = {len(self.geometry), len(self.values), len(self.ids), len(self.strata or self.ids), len(noise)}
         if len(counts) != 1:
-            raise ConfigError(f"{self.path}: geometry, values, ids and strata are not of one length")
+            raise ConfigError(f"{self.path}: geometry, values, ids, strata and noise are not of one length")
         if not np.isfinite(self.values).all():
             raise ConfigError(f"{self.path}: values of {self.target} are not all finite")
+        if self.noise is not None and not (np.isfinite(noise) & (noise > 0)).all():
+            raise ConfigError(f"{self.path}: standard errors of {self.target} are not all positive")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -73,7 +81,8 @@ class PlotTable:
         chosen = np.flatnonzero(kept)
         strata = None if self.strata is None else tuple(self.strata[at] for at in chosen)
         ids = tuple(self.ids[at] for at in chosen)
-        return replace(self, geometry=self.geometry[chosen], values=self.values[chosen], ids=ids, strata=strata)
+        noise = None if self.noise is None else self.noise[chosen]
+        return replace(self, geometry=self.geometry[chosen], values=self.values[chosen], ids=ids, strata=strata, noise=noise)
 
     def to_crs(self, crs: CRS) -> PlotTable:
         """The same plots with their polygons in another CRS; one that cannot be carried there becomes empty.

@@ -141,6 +141,21 @@ def read_footprints(path: str | Path, crs: CRS, bounds: tuple[float, float, floa
     return FootprintTable.concatenate(tables)
 
 
+def stated_unit(path: str | Path, name: str) -> str:
+    """Unit that a GEDI file states for a data set of its beams, "" where it states none.
+
+    Raises
+    ------
+    InputError
+        As `open_gedi`; or beams state different units.
+    """
+    with _opened(path) as (file, _, _):
+        found = {text_attribute(file[beam][name].attrs.get("units")).strip() for beam in _beams(path, file) if name in file[beam]}
+    if len(found) > 1:
+        raise InputError(path, f"its beams state {name} in {' and in '.join(sorted(found))}", DOWNLOAD_AGAIN)
+    return next(iter(found), "")
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[h5py.File, Product, int | str]]:
     """The file with its product and release, from what it says of itself, else from its original or present name."""

@@ -20,6 +20,8 @@ from fusion3d.errors import InputError
 
 DOWNLOAD_AGAIN = "download it again from Earthdata, logged in, and compare its size"
 
+HDF5_ENDINGS = (".h5", ".hdf5", ".he5")
+
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_CHUNK_BYTES = 1 << 28
 _MAX_COMPRESSION = 1100

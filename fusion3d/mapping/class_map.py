@@ -126,20 +126,33 @@ def class_map(
         # left in reverse: the probabilities are there before the map is
         classes = files.enter_context(
             CogWriter(
-                path, **place, count=1, crs=source.crs, dtype="uint8", nodata=legend.nodata, band_names=[model.target],
-                tags=about, resampling="mode", palette=_palette(legend),
+                path,
+                **place,
+                count=1,
+                crs=source.crs,
+                dtype="uint8",
+                nodata=legend.nodata,
+                band_names=[model.target],
+                tags=about,
+                resampling="mode",
+                palette=_palette(legend),
             )  # fmt: skip
         )
         certainty = files.enter_context(
             CogWriter(
-                beside, **place, count=1, crs=source.crs, dtype="float32", nodata=math.nan, units="1",
-                band_names=[f"{model.target}_confidence"], tags=about,
+                beside,
+                **place,
+                count=1,
+                crs=source.crs,
+                dtype="float32",
+                nodata=math.nan,
+                units="1",
+                band_names=[f"{model.target}_confidence"],
+                tags=about,
             )  # fmt: skip
         )
         tiles = read_ahead(windows, lambda window: read_window(source, lattice, window))
-        for window, (embedding, seen) in track(
-            tiles, "map", len(windows), console=Console(stderr=True), disable=not progress
-        ):
+        for window, (embedding, seen) in track(tiles, "map", len(windows), console=Console(stderr=True), disable=not progress):
             if not seen.any():
                 continue
             codes, sure = np.full(seen.shape, legend.nodata, np.uint8), np.full(seen.shape, np.nan, np.float32)

@@ -79,19 +79,21 @@ def class_map_section(path: Path, truth: Path | None, variable: str) -> str:
     area = float(seen.sum()) * cell**2 / 1e4
     rows = [[name, f"{100 * shares[code]:.1f}", f"{shares[code] * area:.4g}"] for code, name in classes.names.items()]
     body += table(["class", "% of the mapped cells", "ha"], rows, caption="What is mapped")
-    body += sentence("These are areas of the map; where classes are confused with each other they are not areas of the ground.", "note")
+    body += sentence(
+        "These are areas of the map; where classes are confused with each other they are not areas of the ground.", "note"
+    )
     if real is not None:
         both = seen & np.isfinite(real)
         right = f"{100 * float((mapped[both] == real[both]).mean()):.1f} %" if both.any() else "none"
         body += sentence(f"Map and truth have the same class in {right} of the {int(both.sum())} cells that both know.")
     elif truth is None:
-        body += sentence(f"No truth raster was given; name one with --truth {variable}=FILE.tif to see it beside the map.", "note")
+        body += sentence(
+            f"No truth raster was given; name one with --truth {variable}=FILE.tif to see it beside the map.", "note"
+        )
     return body
 
 
-def draw_classes(
-    panels: list[tuple[str, Float32]], sure: Float32 | None, classes: MapClasses, place: Place
-) -> Picture:
+def draw_classes(panels: list[tuple[str, Float32]], sure: Float32 | None, classes: MapClasses, place: Place) -> Picture:
     """Maps of classes in one set of colours, the legend under them, and probabilities."""
     from matplotlib.colors import to_rgba
     from matplotlib.patches import Patch

@@ -78,7 +78,9 @@ def draw_confusion(scores: ClassScores, names: tuple[str, ...]) -> Picture:
         drawn = sheet(side + label + 0.5, side + label + 1.4)
         axes = drawn.add_subplot()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(count), names, rotation=45 if count > 3 or label > 1 else 0, ha="right" if count > 3 or label > 1 else "center")
+        axes.set_xticks(
+            range(count), names, rotation=45 if count > 3 or label > 1 else 0, ha="right" if count > 3 or label > 1 else "center"
+        )
         axes.set_yticks(range(count), names)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")

@@ -59,7 +59,8 @@ def area_based(
         chosen = family(kind)
         transform = about["transform"] if about["transform"] in chosen.transforms else "none"
         try:
-            predicted[name] = cross_fit(chosen, features, table.values, split, {**about, "transform": transform}, used).predicted
+            settings = {**about, "transform": transform}
+            predicted[name] = cross_fit(chosen, features, table.values, split, settings, used, table.noise).predicted
         except ConfigError as error:
             notes.append(f"{name}: not scored ({error})")
     return predicted

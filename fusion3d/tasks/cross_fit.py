@@ -12,8 +12,9 @@ from fusion3d.errors import ConfigError
 from fusion3d.evaluation.blocks import Folds
 from fusion3d.tasks.conformal import Conformal, nested_bounds
 from fusion3d.tasks.domain import Domain
+from fusion3d.tasks.label_noise import fit_rows, transformed_noise
 from fusion3d.tasks.model import TargetModel
-from fusion3d.tasks.regressors import Family
+from fusion3d.tasks.regressors import Family, Fitted
 from fusion3d.tasks.transform import forward
 
 Float64 = npt.NDArray[np.float64]
@@ -37,7 +38,13 @@ class CrossFit:
 
 
 def cross_fit(
-    family: Family[Any], features: Float64, values: Float64, split: Folds, about: dict[str, Any], used: BoolArray | None = None
+    family: Family[Any],
+    features: Float64,
+    values: Float64,
+    split: Folds,
+    about: dict[str, Any],
+    used: BoolArray | None = None,
+    noise: Float64 | None = None,
 ) -> CrossFit:
     """Each plot predicted by a model of the other folds.
 
@@ -46,6 +53,7 @@ def cross_fit(
     features, values : [P, D] and [P]
     about : target, unit, transform and nonnegative, as for `TargetModel`
     used : [P] plots to take; all for None
+    noise : [P] standard errors of the values, by which plots weigh; None for equal weights
 
     Raises
     ------
@@ -62,12 +70,25 @@ def cross_fit(
         if training.sum() < _FEWEST_TRAINING:
             problem = f"fold {number} leaves {int(training.sum())} plots to train with"
             raise ConfigError(f"{problem}; pass a smaller --block or --buffer, or give more plots")
-        target = forward(about["transform"], values[training])
-        fitted = family.fit(features[training], target, groups=split.group[training], seed=split.seed)
+        fitted = _fit(family, features[training], values[training], about["transform"], noise, training, split)
         model = TargetModel.of(fitted, features=names, kind=family.name, **about)
         predicted[held_out] = model.predict(features[held_out])
         chosen.append(fitted.chosen)
     return CrossFit(predicted, tuple(chosen))
+
+
+def _fit(
+    family: Family[Any],
+    features: Float64,
+    values: Float64,
+    transform: str,
+    noise: Float64 | None,
+    which: BoolArray,
+    split: Folds,
+) -> Fitted[Any]:
+    """A fit to features and values of the plots `which` [P]."""
+    errors = None if noise is None else transformed_noise(transform, values, noise[which])
+    return fit_rows(family, features, forward(transform, values), errors, groups=split.group[which], seed=split.seed)
 
 
 @dataclass(frozen=True)
@@ -89,10 +110,11 @@ def fit_arrays(
     *,
     names: tuple[str, ...],
     level: float,
+    noise: Float64 | None = None,
     **about: Any,
 ) -> WholeFit:
-    """A model of features [P, D] with intervals and domain from the cross-validation of `split`; other arguments as for
-    `TargetModel`.
+    """A model of features [P, D] with intervals and domain from the cross-validation of `split`; `noise` as for
+    `cross_fit`, other arguments as for `TargetModel`.
 
     Raises
     ------
@@ -100,9 +122,10 @@ def fit_arrays(
         As for `cross_fit`.
     """
     plain = {name: about[name] for name in ("target", "unit", "transform", "nonnegative")}
-    found = cross_fit(family, features, values, split, plain)
+    found = cross_fit(family, features, values, split, plain, noise=noise)
     lower, upper = nested_bounds(values, found.predicted, split, level, about["nonnegative"])
-    fitted = family.fit(features, forward(about["transform"], values), groups=split.group, seed=split.seed)
+    everything = np.ones(len(values), np.bool_)
+    fitted = _fit(family, features, values, about["transform"], noise, everything, split)
     model = TargetModel.of(
         fitted,
         features=names,

@@ -1,6 +1,7 @@
-"""From a map of embeddings and field plots to a model of a continuous variable, scored on ground that it never saw.
+"""From a map of embeddings and plots to a model of a continuous variable, scored on ground that it never saw.
 
-Each plot is described by the area-weighted mean of the embeddings under it; a model predicts the measured value from that.
+Each plot is described by the area-weighted mean of the embeddings under it, a GEDI footprint by the mean with its Gaussian's
+weights; a model predicts the measured value from that.
 Blocks of ground are held out in turn: everything that is chosen or estimated, the penalty and the bias correction included, is
 so from the other plots. Held-out residuals also make the intervals of predictions; whether these cover is measured with those
 of other folds.
@@ -19,7 +20,8 @@ import shapely
 
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.blocks import SCHEMES, Folds, centres, random_folds, spatial_folds, stratum_folds
-from fusion3d.evaluation.plots import PlotTable, read_plots
+from fusion3d.evaluation.label_tables import LabelOptions, Labels, named, read_labels
+from fusion3d.evaluation.plots import PlotTable
 from fusion3d.grid import map_crs, metric_unit
 from fusion3d.io.raster import RasterFile, open_raster
 from fusion3d.tasks.area_based import area_based
@@ -28,6 +30,7 @@ from fusion3d.tasks.coverage import Coverage, coverage, quartiles
 from fusion3d.tasks.cross_fit import cross_fit, fit_arrays
 from fusion3d.tasks.fit_folder import write_fit
 from fusion3d.tasks.held_out import HeldOut
+from fusion3d.tasks.label_noise import noise_note
 from fusion3d.tasks.model import ORIGIN_TAGS, TargetModel
 from fusion3d.tasks.model_file import write_model
 from fusion3d.tasks.regressors import Family, family
@@ -63,7 +66,7 @@ class FitResult:
 
 def fit(
     embedding_map: str | Path,
-    labels: str | Path,
+    labels: Labels,
     target: str,
     out: str | Path,
     *,
@@ -74,6 +77,10 @@ def fit(
     layer: str | None = None,
     crs: str | None = None,
     stratum: str | None = None,
+    band: int | None = None,
+    label_nodata: float | None = None,
+    sensitivity: float | None = None,
+    geolocation: float | None = None,
     transform: str = "none",
     scheme: str = "blocks",
     block: float | None = None,
@@ -89,7 +96,10 @@ def fit(
     Parameters
     ----------
     embedding_map : raster of `fusion3d embed`; any raster with square pixels, north up
-    labels, target, unit, radius, layer, crs, stratum : as for `read_plots`; `crs` also stands for rasters without one
+    labels : field plots, GEDI L4A files (one, several or a folder), a column store with L4A footprints, or a raster of labels
+    target, unit, radius, layer, crs, stratum : as for `read_plots`; `crs` also stands for rasters without one
+    band, label_nodata : of a raster of labels, as for `read_raster_labels`
+    sensitivity, geolocation : of footprints, as for `read_l4a`; 0.9 and 10 m for None
     out : folder for model.json and model.safetensors, scores.json and predictions.csv
     task : biomass: the variable has no negative values
     model : ridge, forest, boosting, mlp or power
@@ -97,8 +107,8 @@ def fit(
     scheme : "blocks" of ground, "random" plots (with a warning), or "strata", each held out in turn
     block : side of a block, metres; None chooses it from the plots
     folds : to hold out in turn
-    buffer : metres between held-out plots and those trained with; None for the diagonal of a cell with blocks, so that no cell
-        is on both sides
+    buffer : metres between held-out plots and those trained with; None for the diagonal of a cell with blocks, and twice what
+        footprints reach beyond their discs, so that no cell is on both sides
     baseline : any raster, for instance of canopy height: the same kind of model on its mean and percentiles is scored beside
     store : column store with aerial LiDAR: the area-based approach on its points is scored beside, as `area_based` says
     level : share of measured values that intervals of predictions shall cover
@@ -129,19 +139,22 @@ def fit(
         raise InputError(folder, "is a file, not a folder", "give another --out")
     embedding = require_map(open_raster(embedding_map, crs=crs))
     scale = metric_unit(map_crs(embedding.crs))
-    table = read_plots(labels, target, radius=radius, layer=layer, unit=unit, crs=crs, stratum=stratum).to_crs(embedding.crs)
+    options = LabelOptions(unit, crs, radius, layer, stratum, band, label_nodata, sensitivity, geolocation)
+    table = read_labels(labels, target, options, embedding.crs, embedding.bounds)
     notes = list(table.notes)
     if not table.unit:
         notes.append(f"no --unit given: the map will not say what its {target} is in")
-    table, features = _on_data(table, means_under(embedding, table.geometry), embedding, notes)
+    table, features = _on_data(table, means_under(embedding, table.geometry, table.gaussian), embedding, notes)
     split = _folds(table, scheme, embedding.pixel * scale, scale, block, folds, buffer, seed)
     notes += split.notes
     about = {"target": target, "unit": table.unit, "transform": transform, "nonnegative": True}
     origin = {name: embedding.tags[name] for name in ORIGIN_TAGS if name in embedding.tags}
-    trained_on = {"embedding": str(embedding_map), **origin, "labels": str(labels), "plots": str(len(table))}
+    trained_on = {"embedding": str(embedding_map), **origin, "labels": named(labels), "plots": str(len(table))}
     found = fit_arrays(
-        chosen_family, features.values, table.values, split, names=features.names, level=level, trained_on=trained_on, **about
-    )
+        chosen_family, features.values, table.values, split, names=features.names, level=level, noise=table.noise,
+        trained_on=trained_on, **about,
+    )  # fmt: skip
+    notes += noise_note(chosen_family, table.noise, transform, found.chosen, table.unit)
     raster = None if baseline is None else open_raster(baseline, crs=crs)
     beside = None if raster is None else _baseline(chosen_family, raster, table, split, about, notes)
     standard = None if store is None else area_based(store, table, split, about, notes, _FEWEST_PLOTS)
@@ -174,7 +187,7 @@ def fit(
         unit=table.unit,
         transform=transform,
         embedding=str(embedding_map),
-        labels=str(labels),
+        labels=named(labels),
         baseline_file=None if baseline is None else str(baseline),
         dimensions=len(features.names),
         plots=len(table),
@@ -206,7 +219,8 @@ def _folds(
 ) -> Folds:
     if scheme == "random":
         return random_folds(table.geometry, scale, folds=folds, buffer=buffer, seed=seed)
-    apart = math.sqrt(2) * pixel if buffer is None else buffer
+    reach = 0.0 if table.gaussian is None else table.gaussian.reach
+    apart = math.sqrt(2) * pixel + 2 * reach if buffer is None else buffer
     if scheme == "strata":
         return stratum_folds(table.geometry, scale, table.strata or (), side=block, buffer=apart, seed=seed)
     return spatial_folds(table.geometry, scale, side=block, folds=folds, buffer=apart, seed=seed)
@@ -248,7 +262,7 @@ def _baseline(
         raise InputError(raster.path, f"has data under {int(used.sum())} of {len(table)} plots", "give one of the same place")
     if missing:
         notes.append(f"the baseline raster has no data under {missing} plots: it is scored on the other {int(used.sum())}")
-    return cross_fit(kind, np.where(used[:, None], found.values, 0.0), table.values, split, about, used).predicted
+    return cross_fit(kind, np.where(used[:, None], found.values, 0.0), table.values, split, about, used, table.noise).predicted
 
 
 def _score(predicted: Float64, held_out: HeldOut, seed: int, which: BoolArray | None = None) -> Scores:

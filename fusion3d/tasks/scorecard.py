@@ -145,7 +145,7 @@ class Scorecard:
         for name, found in (self.strata or {}).items():
             rows.append((f"stratum {name or '(none)'}", found, (self.strata_coverage or {}).get(name)))
         rows += [(f"predicted {item.low:.4g} to {item.high:.4g}", item.scores, item.coverage) for item in self.quartiles]
-        cells = [[name, str(found.n), *_row(found)] for name, found, _ in rows]
+        cells = [[name, str(found.n), *score_cells(found)] for name, found, _ in rows]
         if self.coverage is not None:
             header.append(f"within {100 * self.level:g} % interval")
             for row, (*_, covered) in zip(cells, rows, strict=True):
@@ -210,7 +210,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _row(found: Scores) -> list[str]:
+def score_cells(found: Scores) -> list[str]:
+    """R2, RMSE, relative RMSE in percent, MAE and bias as text."""
     relative = found.relative_rmse
     percent = type(relative)(100 * relative.value, 100 * relative.low, 100 * relative.high)
     return [found.r2.text(), *(_significant(figure) for figure in (found.rmse, percent, found.mae, found.bias))]

@@ -1,6 +1,7 @@
 """What a raster says under each plot: its cells weighted by the share of the plot's area that lies on them.
 
 The weights are exact areas of intersection, so a plot counts a cell as far as it covers it, whatever the sizes of the two.
+Footprints weigh the cells about their middle by a Gaussian instead.
 Only windows under plots are read, so the raster may be of any size.
 """
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import shapely
 
 from fusion3d.errors import InputError
+from fusion3d.evaluation.footprint_weights import Gaussian, footprint_cells
 from fusion3d.evaluation.lattice import Lattice, is_north_up
 from fusion3d.grid import Window
 from fusion3d.io.pixels import Target
@@ -76,18 +78,35 @@ class CellReader:
         if touched.size == 0:
             return
         shapely.prepare(polygon)
+        for number, tile in self._tiles(touched):
+            window = tile.intersection(touched)
+            yield from self._seen(number, tile, window, self.lattice.areas(polygon, window))
+
+    def under_footprint(self, disc: shapely.Geometry, gaussian: Gaussian) -> Iterator[tuple[Float64, Float64]]:
+        """The same with shares of a footprint's weight in place of areas; of 1 in all when it lies on data."""
+        touched, shares = footprint_cells(disc, gaussian, self.lattice)
+        for number, tile in self._tiles(touched):
+            window = tile.intersection(touched)
+            top, left = window.row - touched.row, window.col - touched.col
+            yield from self._seen(number, tile, window, shares[top : top + window.rows, left : left + window.cols])
+
+    def _tiles(self, touched: Window) -> Iterator[tuple[tuple[int, int], Window]]:
+        """Number and window of the tiles that share cells with a window."""
+        if touched.size == 0:
+            return
         for row in range(touched.row // _SIDE, (touched.row_stop - 1) // _SIDE + 1):
             for col in range(touched.col // _SIDE, (touched.col_stop - 1) // _SIDE + 1):
-                tile = self._window(row, col)
-                window = tile.intersection(touched)
-                areas = self.lattice.areas(polygon, window)
-                if not areas.any():
-                    continue
-                values, seen = self._tile(row, col)
-                top, left = window.row - tile.row, window.col - tile.col
-                inside = slice(top, top + window.rows), slice(left, left + window.cols)
-                used = seen[inside] & (areas > 0)
-                yield values[(slice(None), *inside)][:, used].T.astype(np.float64), areas[used]
+                yield (row, col), self._window(row, col)
+
+    def _seen(self, number: tuple[int, int], tile: Window, window: Window, weights: Float64) -> Iterator[tuple[Float64, Float64]]:
+        """Values and weights of the cells of a window of a tile that have data and weight, if there are any weights."""
+        if not weights.any():
+            return
+        values, seen = self._tile(*number)
+        top, left = window.row - tile.row, window.col - tile.col
+        inside = slice(top, top + window.rows), slice(left, left + window.cols)
+        used = seen[inside] & (weights > 0)
+        yield values[(slice(None), *inside)][:, used].T.astype(np.float64), weights[used]
 
 
 def read_window(file: RasterFile, lattice: Lattice, window: Window) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
@@ -123,17 +142,23 @@ def band_names(file: RasterFile) -> tuple[str, ...]:
     return tuple(band.name or f"band_{number:03d}" for number, band in enumerate(file.bands))
 
 
-def means_under(file: RasterFile, polygons: Polygons) -> PlotFeatures:
-    """Area-weighted mean of each band under each polygon (in the raster's CRS)."""
+def means_under(file: RasterFile, polygons: Polygons, gaussian: Gaussian | None = None) -> PlotFeatures:
+    """Area-weighted mean of each band under each polygon (in the raster's CRS).
+
+    Parameters
+    ----------
+    gaussian : the polygons are discs of footprints, which weigh cells so
+    """
     reader = CellReader(file)
     values, covered = np.full((len(polygons), file.count), np.nan), np.zeros(len(polygons))
     for number in reader.order(polygons):
-        total, area = np.zeros(file.count), 0.0
-        for found, weights in reader.under(polygons[number]):
+        polygon, total, weight = polygons[number], np.zeros(file.count), 0.0
+        for found, weights in reader.under(polygon) if gaussian is None else reader.under_footprint(polygon, gaussian):
             total += weights @ found
-            area += float(weights.sum())
-        if area > 0:
-            values[number], covered[number] = total / area, min(1.0, area / polygons[number].area)
+            weight += float(weights.sum())
+        if weight > 0:
+            values[number] = total / weight
+            covered[number] = min(1.0, weight / (polygon.area if gaussian is None else 1.0))
     return PlotFeatures(band_names(file), values, covered)
 
 

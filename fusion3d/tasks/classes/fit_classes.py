@@ -142,9 +142,7 @@ def fit_classes(
         "embedding": str(embedding_map), **{name: embedding.tags[name] for name in ORIGIN_TAGS if name in embedding.tags},
         "labels": str(labels), "cells": str(len(cells)),
     }  # fmt: skip
-    fitted = ClassModel(
-        task, cells.target, legend, band_names(embedding), whole.classifier, model, temperature, trained_on
-    )
+    fitted = ClassModel(task, cells.target, legend, band_names(embedding), whole.classifier, model, temperature, trained_on)
     card = ClassCard(
         task=task,
         target=cells.target,
@@ -176,9 +174,7 @@ def fit_classes(
     return ClassFit(folder, fitted, card, held_out)
 
 
-def _on_data(
-    cells: LabelledCells, embedding: RasterFile, most: int, seed: int
-) -> tuple[LabelledCells, npt.NDArray[np.float64]]:
+def _on_data(cells: LabelledCells, embedding: RasterFile, most: int, seed: int) -> tuple[LabelledCells, npt.NDArray[np.float64]]:
     """Cells with data, at most that many, and their bands."""
     if most < _FEWEST_CELLS:
         raise ConfigError(f"at least {_FEWEST_CELLS} cells are needed, not {most}")
@@ -192,7 +188,9 @@ def _on_data(
         cells = cells.take(seen, f"{gone} cell{'s' if gone > 1 else ''} left out: without data")
     if len(cells) < _FEWEST_CELLS:
         problem = f"{len(cells)} of its cells lie on data of {embedding.path} ({'; '.join(cells.notes) or 'none left out'})"
-        raise InputError(cells.path, problem, f"at least {_FEWEST_CELLS} are needed: check the labels' CRS, or map more of the place")
+        raise InputError(
+            cells.path, problem, f"at least {_FEWEST_CELLS} are needed: check the labels' CRS, or map more of the place"
+        )
     if len(cells.legend) < 2:
         raise InputError(cells.path, f"has one class there, {cells.legend.names[0]}", "give labels of at least two classes")
     return cells, values[seen].astype(np.float64)
@@ -291,9 +289,7 @@ def _calibrate(probabilities: Float64, place: Int64, weights: Float64, split: Ce
     return confident, fit_temperature(probabilities, place, weights)
 
 
-def _of_units(
-    cells: LabelledCells, predicted: Int64, probabilities: Float64, split: CellFolds, seed: int
-) -> ClassScores | None:
+def _of_units(cells: LabelledCells, predicted: Int64, probabilities: Float64, split: CellFolds, seed: int) -> ClassScores | None:
     """Of whole polygons, by majority vote of their cells; of equally many votes the class of more probability."""
     if cells.unit_names is None:
         return None
@@ -340,5 +336,3 @@ def _table(
 
 def _folds_text(card: ClassCard) -> str:
     return str(card.folds).replace("plots within", "cells within")
-
-

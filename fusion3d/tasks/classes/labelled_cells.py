@@ -154,7 +154,9 @@ def _of_polygons(
         raise InputError(path, "no polygon has a class that --classes names", f"it has {_listed(dict.fromkeys(labels, 1))}")
     geometry, chosen = geometry[kept], [name for name in named if name is not None]
     if len(set(chosen)) > MOST_CLASSES:
-        raise InputError(path, f"column {target!r} holds {len(set(chosen))} classes", f"name at most {MOST_CLASSES} with --classes")
+        raise InputError(
+            path, f"column {target!r} holds {len(set(chosen))} classes", f"name at most {MOST_CLASSES} with --classes"
+        )
     codes = {name: int(label) for label, name in zip(labels, named) if name is not None and label.isdecimal()}
     legend = legend_of(chosen, codes if all(label.isdecimal() for label in labels) else {}, names.colours if names else {})
     unit_place = np.array([legend.names.index(name) for name in chosen], np.int64)
@@ -385,12 +387,12 @@ def _squares(values: npt.NDArray, window: Window, fine: int) -> npt.NDArray:  # 
 
 def _not_empty(found: LabelledCells) -> LabelledCells:
     if not len(found):
-        raise InputError(found.path, f"puts no cell into a class ({'; '.join(found.notes) or 'none touched'})", "give larger ones")
+        raise InputError(
+            found.path, f"puts no cell into a class ({'; '.join(found.notes) or 'none touched'})", "give larger ones"
+        )
     return found.take(np.ones(len(found), np.bool_))
 
 
 def _listed(counts: dict[str, int], most: int = 8) -> str:
     names = sorted(counts)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-

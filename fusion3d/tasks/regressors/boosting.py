@@ -45,17 +45,20 @@ class BoostingFamily:
         "training plots"
     )
     transforms: tuple[str, ...] = ("none", "sqrt", "log1p")
+    weighted = True
 
-    def fit(self, features: Float64, target: Float64, *, groups: Int64, seed: int) -> Fitted[Boosting]:
+    def fit(
+        self, features: Float64, target: Float64, *, groups: Int64, seed: int, weights: Float64 | None = None
+    ) -> Fitted[Boosting]:
         fold = inner_folds(groups, seed)
         residuals = np.zeros((_MOST, len(target)))
         for number in range(int(fold.max()) + 1):
             out, into = fold == number, fold != number
-            grown = _grow(features[into], target[into], _MOST, seed)
+            grown = _grow(features[into], target[into], None if weights is None else weights[into], _MOST, seed)
             for stage, predicted in enumerate(grown.staged_predict(features[out])):
                 residuals[stage, out] = target[out] - predicted
-        best = int(np.argmin((residuals**2).sum(axis=1)))
-        grown = _grow(features, target, best + 1, seed)
+        best = int(np.argmin((residuals**2).sum(axis=1) if weights is None else residuals**2 @ weights))
+        grown = _grow(features, target, weights, best + 1, seed)
         start = float(grown.init_.constant_[0, 0])
         found = Boosting(start, float(grown.learning_rate), Trees.of(grown.estimators_[:, 0]))
         return Fitted(found, residuals[best], {"trees": float(best + 1)})
@@ -70,9 +73,9 @@ class BoostingFamily:
         return ()
 
 
-def _grow(features: Float64, target: Float64, trees: int, seed: int) -> Any:
+def _grow(features: Float64, target: Float64, weights: Float64 | None, trees: int, seed: int) -> Any:
     from sklearn.ensemble import GradientBoostingRegressor
 
     return GradientBoostingRegressor(
         n_estimators=trees, learning_rate=_RATE, max_depth=_DEPTH, subsample=_HALF, max_features="sqrt", random_state=seed
-    ).fit(features, target)
+    ).fit(features, target, sample_weight=weights)

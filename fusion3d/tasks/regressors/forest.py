@@ -36,14 +36,17 @@ class ForestFamily:
         f"{_SPLIT} plots not split (the defaults of Liaw and Wiener 2002)"
     )
     transforms: tuple[str, ...] = ("none", "sqrt", "log1p")
+    weighted = True
 
-    def fit(self, features: Float64, target: Float64, *, groups: Int64, seed: int) -> Fitted[Forest]:
+    def fit(
+        self, features: Float64, target: Float64, *, groups: Int64, seed: int, weights: Float64 | None = None
+    ) -> Fitted[Forest]:
         """Residuals are those of the trees that a row is not in (out of bag)."""
         from sklearn.ensemble import RandomForestRegressor
 
         grown = RandomForestRegressor(
             TREES, max_features=_SHARE, min_samples_split=_SPLIT, oob_score=True, random_state=seed, n_jobs=1
-        ).fit(features, target)
+        ).fit(features, target, sample_weight=weights)
         return Fitted(Forest(Trees.of(grown.estimators_)), target - grown.oob_prediction_, {"trees": float(TREES)})
 
     def pack(self, regressor: Forest) -> Parts:

@@ -71,8 +71,11 @@ class MlpFamily:
         "weight decay chosen by cross-validation on blocks of the training plots"
     )
     transforms: tuple[str, ...] = ("none", "sqrt", "log1p")
+    weighted = False
 
-    def fit(self, features: Float64, target: Float64, *, groups: Int64, seed: int) -> Fitted[Perceptron]:
+    def fit(
+        self, features: Float64, target: Float64, *, groups: Int64, seed: int, weights: Float64 | None = None
+    ) -> Fitted[Perceptron]:
         fold = inner_folds(groups, seed)
         residuals = np.zeros((len(_DECAYS), len(target)))
         for number in range(int(fold.max()) + 1):

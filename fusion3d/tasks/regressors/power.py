@@ -68,8 +68,11 @@ class PowerFamily:
         "logarithms and corrected by the ratio of means (Snowdon 1991)"
     )
     transforms: tuple[str, ...] = ("none",)
+    weighted = False
 
-    def fit(self, features: Float64, target: Float64, *, groups: Int64, seed: int) -> Fitted[PowerLaw]:
+    def fit(
+        self, features: Float64, target: Float64, *, groups: Int64, seed: int, weights: Float64 | None = None
+    ) -> Fitted[PowerLaw]:
         """Residuals are those of each row by the powers of the others (PRESS), with the same predictors."""
         if (target < 0).any() or not target.mean() > 0:
             raise ConfigError("--model power needs measured values of 0 or more, not all 0")

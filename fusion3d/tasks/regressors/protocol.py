@@ -56,14 +56,18 @@ class Family(Protocol[R]):
     name : as in `--model`
     method : what it is and how its settings come about, one sentence for reports, with its source
     transforms : of the target that make sense before the fit
+    weighted : whether `fit` heeds weights
     """
 
     name: str
     method: str
     transforms: tuple[str, ...]
+    weighted: bool
 
-    def fit(self, features: Float64, target: Float64, *, groups: Int64, seed: int) -> Fitted[R]:
+    def fit(self, features: Float64, target: Float64, *, groups: Int64, seed: int, weights: Float64 | None = None) -> Fitted[R]:
         """Fit features [N, D] to a target [N]; whatever is chosen is so by holding out `groups` [N] of these rows.
+
+        `weights` [N] of the rows are positive, of any sum; equal for None. A family that is not `weighted` leaves them aside.
 
         Raises
         ------

@@ -19,9 +19,12 @@ class RidgeFamily:
     name = "ridge"
     method = "ridge regression (Hoerl and Kennard 1970), the penalty chosen by cross-validation on blocks of the training plots"
     transforms: tuple[str, ...] = ("none", "sqrt", "log1p")
+    weighted = True
 
-    def fit(self, features: Float64, target: Float64, *, groups: Int64, seed: int) -> Fitted[Ridge]:
-        found = fit_ridge(features, target, groups=groups, seed=seed)
+    def fit(
+        self, features: Float64, target: Float64, *, groups: Int64, seed: int, weights: Float64 | None = None
+    ) -> Fitted[Ridge]:
+        found = fit_ridge(features, target, weights=weights, groups=groups, seed=seed)
         return Fitted(found.ridge, found.residuals, {"penalty": found.ridge.penalty})
 
     def pack(self, regressor: Ridge) -> Parts:
