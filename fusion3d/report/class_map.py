@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,16 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from fusion3d.errors import Fusion3DError
+from fusion3d.evaluation.labels import majority
 from fusion3d.mapping.class_map import confidence_path
 from fusion3d.report.drawing import Picture, draw_map, map_height, render, sheet, style
 from fusion3d.report.markup import damaged, figure, sentence, table
 from fusion3d.report.raster_view import Float32, Place, RasterFacts, facts, read_on
 
 _LONGEST = 600
+_ANY_SIZE = 2**40
+_FINEST = 5
+"""Samples on a pixel's side from which the truth's commonest class is taken."""
 _TAG = re.compile(r"class_(\d+)")
 _OTHER = "#4d4d4d"
 
@@ -63,7 +67,7 @@ def class_map_section(path: Path, truth: Path | None, variable: str) -> str:
     real = None
     if truth is not None:
         try:
-            real = read_on(truth, place, [1], average=False)[0]
+            real = _majorities(truth, place)
             panels.append(("truth", real))
         except Fusion3DError as error:
             problem = damaged(error)
@@ -91,6 +95,19 @@ def class_map_section(path: Path, truth: Path | None, variable: str) -> str:
             f"No truth raster was given; name one with --truth {variable}=FILE.tif to see it beside the map.", "note"
         )
     return body
+
+
+def _majorities(path: Path, place: Place) -> Float32:
+    """[rows, cols] commonest code of a raster of classes on each pixel of a place; NaN where less than half is known."""
+    fine = int(np.clip(round(place.pixel * place.unit / _metres(path)), 1, _FINEST))
+    finer = replace(place, pixel=place.pixel / fine, rows=place.rows * fine, cols=place.cols * fine)
+    return majority(read_on(path, finer, [1], average=False)[0].astype(np.float64), fine).astype(np.float32)
+
+
+def _metres(path: Path) -> float:
+    """Side of a raster's own pixel."""
+    own = facts(path, _ANY_SIZE).place
+    return own.pixel * own.unit
 
 
 def draw_classes(panels: list[tuple[str, Float32]], sure: Float32 | None, classes: MapClasses, place: Place) -> Picture:
