@@ -1,8 +1,8 @@
 """The map of a classification: one band of class codes with a palette, and beside it how sure each cell is.
 
-A palette belongs to a raster of one band: desktop programs show such a file in its colours at once, and one of two bands as a mixed
-picture. So the probabilities are a file of their own, `<name>_confidence.tif`. Names of the classes are tags of the map (`class_4`)
-and, as GDAL's categories, in `<name>.tif.aux.xml`, from where QGIS takes its legend.
+A palette belongs to a raster of one band: desktop programs show such a file in its colours at once, and one of two bands as a
+mixed picture. So the probabilities are a file of their own, `<name>_confidence.tif`. Names of the classes are tags of the map
+(`class_4`) and, as GDAL's categories, in `<name>.tif.aux.xml`, from where QGIS takes its legend.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -82,7 +83,7 @@ def confidence_path(path: str | Path) -> Path:
 def class_map(
     model: str | Path | ClassModel, embedding_map: str | Path, out: str | Path, *, block: int = 256, progress: bool = False
 ) -> ClassMapSummary:
-    """Write the likeliest class of every cell of a map of embeddings, and its calibrated probability, as two COGs on the same cells.
+    """Write the likeliest class of every cell of a map of embeddings and its calibrated probability, two COGs on the same cells.
 
     Cells without an embedding are nodata in both: 0 (255 where 0 is a class) and NaN.
 
@@ -120,7 +121,13 @@ def class_map(
         for col in range(0, lattice.cols, block)
     ]
     about = _tags(model, embedding_map, source.tags)
-    place = {"x0": lattice.x0, "y0": lattice.y0, "pixel": lattice.cell, "width": lattice.cols, "height": lattice.rows}
+    place: dict[str, Any] = {
+        "x0": lattice.x0,
+        "y0": lattice.y0,
+        "pixel": lattice.cell,
+        "width": lattice.cols,
+        "height": lattice.rows,
+    }
     counts, total = np.zeros(256, np.int64), 0.0
     with ExitStack() as files:
         # left in reverse: the probabilities are there before the map is
@@ -136,7 +143,7 @@ def class_map(
                 tags=about,
                 resampling="mode",
                 palette=_palette(legend),
-            )  # fmt: skip
+            )
         )
         certainty = files.enter_context(
             CogWriter(
@@ -149,7 +156,7 @@ def class_map(
                 units="1",
                 band_names=[f"{model.target}_confidence"],
                 tags=about,
-            )  # fmt: skip
+            )
         )
         tiles = read_ahead(windows, lambda window: read_window(source, lattice, window))
         for window, (embedding, seen) in track(tiles, "map", len(windows), console=Console(stderr=True), disable=not progress):

@@ -89,7 +89,10 @@ def class_map_section(path: Path, truth: Path | None, variable: str) -> str:
     if real is not None:
         both = seen & np.isfinite(real)
         right = f"{100 * float((mapped[both] == real[both]).mean()):.1f} %" if both.any() else "none"
-        body += sentence(f"Map and truth have the same class in {right} of the {int(both.sum())} cells that both know.")
+        known = (
+            " The map was fitted on this raster: that is no test." if header.tags.get("fitted_on_labels") == str(truth) else ""
+        )
+        body += sentence(f"Map and truth have the same class in {right} of the {int(both.sum())} cells that both know.{known}")
     elif truth is None:
         body += sentence(
             f"No truth raster was given; name one with --truth {variable}=FILE.tif to see it beside the map.", "note"

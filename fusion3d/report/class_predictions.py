@@ -23,8 +23,8 @@ def class_predictions_section(folder: Path) -> str:
     card = ClassCard.read(folder)
     folds = str(card.folds).replace("plots within", "cells within")
     caption = (
-        f"{card.model.n} cells by true class and predicted class of {card.target}; each was predicted by a model that had not seen "
-        f"its fold ({folds}). Shades are shares of a true class (of its row), numbers are cells. Model: {card.method}."
+        f"{card.model.n} cells by true class and predicted class of {card.target}; each was predicted by a model that had not "
+        f"seen its fold ({folds}). Shades are shares of a true class (of its row), numbers are cells. Model: {card.method}."
     )
     body = figure(draw_confusion(card.model, card.classes), caption, "Confusion matrix")
     header = ["predicted from", "samples", "accuracy", "macro F1"]
@@ -33,8 +33,8 @@ def class_predictions_section(folder: Path) -> str:
     body += class_table(card)
     error = 100 * card.calibration_error
     body += sentence(
-        f"Expected calibration error of the probabilities (Naeini et al. 2015): {error:.1f} %, each fold calibrated on the others "
-        "by temperature scaling (Guo et al. 2017).",
+        f"Expected calibration error of the probabilities (Naeini et al. 2015): {error:.1f} %, each fold calibrated on the "
+        "others by temperature scaling (Guo et al. 2017).",
         "note",
     )
     return body + "".join(sentence(f"Note: {note}", "note") for note in card.notes)

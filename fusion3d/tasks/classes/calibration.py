@@ -40,8 +40,8 @@ def fit_temperature(probabilities: Float64, place: Int64, weights: Float64) -> f
 
 
 def calibration_error(confidence: Float64, right: npt.NDArray[np.bool_]) -> float:
-    """Expected calibration error: mean over ten bins of |share that is right - mean confidence|, weighted by their cells (Naeini et
-    al. 2015, AAAI)."""
+    """Expected calibration error: mean over ten bins of |share that is right - mean confidence|, weighted by their cells (Naeini
+    et al. 2015, AAAI)."""
     each = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
     gap = np.bincount(each, right, minlength=_BINS) - np.bincount(each, confidence, minlength=_BINS)
     return float(np.abs(gap).sum() / max(len(confidence), 1))

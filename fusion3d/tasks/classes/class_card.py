@@ -1,4 +1,4 @@
-"""What a classification is worth, as a file: `scores.json` with the confusion matrix, scores per class and how they came about."""
+"""What a classification is worth, as a file: `scores.json` with confusion matrix, scores per class and how they came about."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """From a map of embeddings and labelled ground to a classifier of cells, scored on ground that it never saw.
 
 A cell with a class is a sample that counts as far as the class covers it. Blocks of ground are held out in turn, whole polygons
-with them; everything that is chosen or estimated is so from the other blocks. Held-out probabilities also calibrate those of maps.
+with them; all that is chosen or estimated is so from the other blocks. Held-out probabilities also calibrate those of maps.
 """
 
 from __future__ import annotations

@@ -181,7 +181,10 @@ def _read(
     """Geometry in the map's CRS, labels as text, names, strata and notes of the polygons."""
     columns = [name.strip() for name in target.split(",") if name.strip()]
     seen: dict[str, None] = {}
-    shapes, labels, strata, notes = [], [], [], []
+    shapes: list[Polygons] = []
+    labels: list[str] = []
+    strata: list[str] = []
+    notes: list[str] = []
     for column in columns:
         table = read_plots(path, column, nonnegative=False, text=True, stratum=stratum, **options).to_crs(embedding.crs)  # type: ignore[arg-type]
         new = np.array([name not in seen for name in table.ids])
@@ -228,8 +231,8 @@ def _say_disputed(geometry: Polygons, place: Int64, legend: Legend, scale: float
         worst = int(np.flatnonzero(real)[area[real].argmax()])
         pair = f"{legend.names[place[one[worst]]]} and {legend.names[place[other[worst]]]}"
         notes.append(
-            f"{int(real.sum())} pairs of polygons of different classes overlap, by {area[real].sum():.4g} m2 (the largest: {pair}, "
-            f"{area[worst]:.4g} m2): what they dispute counts for neither"
+            f"{int(real.sum())} pairs of polygons of different classes overlap, by {area[real].sum():.4g} m2 (the largest: "
+            f"{pair}, {area[worst]:.4g} m2): what they dispute counts for neither"
         )
 
 
@@ -308,11 +311,11 @@ def _of_raster(embedding: RasterFile, file: RasterFile, target: str, names: Clas
         kept = share >= LEAST_SHARE - _ROUNDING
         mixed += int(((_squares(valid, window, fine).mean(axis=2) >= LEAST_SHARE) & ~kept).sum())
         row, col = np.nonzero(kept)
-        for values, found in zip(parts, (row + window.row, col + window.col, code[kept]), strict=True):
-            values.append(found)
+        for values, more in zip(parts, (row + window.row, col + window.col, code[kept]), strict=True):
+            values.append(more)
         shares.append(share[kept])
     _say_left_out(mixed, notes)
-    row, col, code = (np.concatenate(found) for found in parts)
+    row, col, code = (np.concatenate(values) for values in parts)
     share, usable = np.concatenate(shares), code != _UNNAMED
     if not len(row):
         raise InputError(file.path, f"puts no cell of {embedding.path} into a class", "give labels of the same place")

@@ -46,7 +46,7 @@ class Legend:
     def __post_init__(self) -> None:
         if not len(self.codes) == len(self.names) == len(self.colours) or not self.codes:
             raise ConfigError("codes, names and colours of classes are not of one length, or there are none")
-        if list(self.codes) != sorted(set(self.codes)) or not (0 <= self.codes[0] and self.codes[-1] <= MOST_CLASSES):
+        if list(self.codes) != sorted(set(self.codes)) or self.codes[0] < 0 or self.codes[-1] > MOST_CLASSES:
             raise ConfigError(f"codes of classes must rise, from 0 to {MOST_CLASSES}")
         if len(set(self.names)) != len(self.names) or not all(self.names):
             raise ConfigError("names of classes must differ")
@@ -126,7 +126,7 @@ def _mapping(path: str | Path, example: str) -> dict[str, Any]:
         raise InputError(path, "no such file", "check the path")
     try:
         # as text: `yes: building` is no boolean here, and 01 keeps its zero
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506 - makes nothing but text
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(path, f"cannot be read as YAML ({' '.join(str(error).split())[:80]})", "check its lines") from None
     if not isinstance(found, dict) or not found or not all(isinstance(key, str) for key in found):

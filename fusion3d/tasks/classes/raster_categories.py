@@ -29,8 +29,8 @@ def raster_categories(path: str | Path) -> ClassNames:
         return ClassNames()
     for name, value in tags.items():
         if name.upper() == "MEANING":
-            found = (_MEANING.fullmatch(part.strip()) for part in value.split(";"))
-            names |= {each.group(1): each.group(2).strip() for each in found if each}
+            meant = (_MEANING.fullmatch(part.strip()) for part in value.split(";"))
+            names |= {each.group(1): each.group(2).strip() for each in meant if each}
     names |= {str(code): name for code, name in enumerate(categories) if name}
     names |= {str(int(found.group(1))): value.strip() for name, value in tags.items() if (found := _TAG.fullmatch(name))}
     doubled = {name for name in names.values() if list(names.values()).count(name) > 1}

@@ -79,8 +79,8 @@ class ClassScores:
         classes = tuple(ClassFigures.from_json(found) for found in plain["classes"])
         if len(confusion) != len(classes) or any(len(row) != len(classes) for row in confusion):
             raise ValueError("the confusion matrix is not of the classes")
-        overall = (Estimate.from_json(plain[name]) for name in ("accuracy", "macro_f1"))
-        return cls(int(plain["n"]), *overall, confusion, classes)
+        accuracy, macro = (Estimate.from_json(plain[name]) for name in ("accuracy", "macro_f1"))
+        return cls(int(plain["n"]), accuracy, macro, confusion, classes)
 
 
 def class_scores(measured: Int64, predicted: Int64, classes: int, group: Int64, seed: int = 0) -> ClassScores:
@@ -96,8 +96,8 @@ def class_scores(measured: Int64, predicted: Int64, classes: int, group: Int64, 
         found = {name: Scored(figures[0][name][at : at + 1], figures[1][name][:, at]).figure for name in PER_CLASS}
         each.append(ClassFigures(int(actual[:, at].sum()), int(guessed[:, at].sum()), **found))
     table = tuple(tuple(int(count) for count in row) for row in confusion)
-    overall = (accuracy(true, said, blocks).figure, macro_f1(true, said, blocks).figure)
-    return ClassScores(len(measured), *overall, table, tuple(each))
+    overall, macro = accuracy(true, said, blocks).figure, macro_f1(true, said, blocks).figure
+    return ClassScores(len(measured), overall, macro, table, tuple(each))
 
 
 def _per_class(sums: Float64) -> dict[str, Float64]:
