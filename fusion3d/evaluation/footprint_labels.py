@@ -135,7 +135,7 @@ def _l4a_files(files: Sequence[str | Path], notes: list[str]) -> list[Path]:
         others += len(products) - len(found)
         chosen += found
     if others:
-        notes.append(f"{others} files of other GEDI products not used")
+        notes.append(f"{others} file{'s' if others > 1 else ''} of other GEDI products not used")
     return list(dict.fromkeys(chosen))
 
 
