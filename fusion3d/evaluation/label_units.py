@@ -29,6 +29,8 @@ def agreed_unit(path: str | Path, stated: str, asked: str | None) -> str:
     InputError
         --unit says something else than the file.
     """
+    # "1" is what many programs write where nobody said a unit
+    stated = "" if stated.strip() == "1" else stated
     if stated and asked and plain_unit(stated) != plain_unit(asked):
         raise InputError(path, f"its values are in {stated}, --unit says {asked}", "leave --unit away, or convert the values")
     return asked or (plain_unit(stated) if stated else "")

@@ -2,8 +2,8 @@
 
 The error of a plot has two parts: what is wrong with its label, known by the standard error se, and what the model cannot
 explain. The variance s2 of the second is the one with which the sum of r^2 / (se^2 + s2) over the residuals r is their number
-(Paule and Mandel 1982, Journal of Research of the National Bureau of Standards 87); r are those of a fit with equal weights,
-where it had not looked. Where labels explain all of the error, s2 is 0.
+(Paule and Mandel 1982, Journal of Research of the National Bureau of Standards 87); r are those of a fit where it had not
+looked, at first with equal weights, then with those that follow, until s2 stays. Where labels explain all of the error, s2 is 0.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ Int64 = npt.NDArray[np.int64]
 RESIDUAL_SD = "residual_sd"
 """Key of the choices of a weighted fit: the root of s2, on the scale of the fit."""
 _HALVINGS = 100
+_ROUNDS = 4
+_SETTLED = 0.1
+"""Change of s2, as a share of it, at which weights stay."""
 
 
 def residual_variance(residuals: Float64, noise: Float64) -> float:
@@ -49,11 +52,15 @@ def fit_rows(
 ) -> Fitted[Any]:
     """Fit a family to rows whose targets have standard errors `noise` [N], on the scale of the target; arguments as for
     `Family.fit`. Without errors, or where the family takes no weights, rows weigh the same."""
-    first = family.fit(features, target, groups=groups, seed=seed)
+    found = family.fit(features, target, groups=groups, seed=seed)
     if noise is None or not family.weighted:
-        return first
-    variance = residual_variance(first.residuals, noise)
-    found = family.fit(features, target, groups=groups, seed=seed, weights=1 / (np.square(noise) + variance))
+        return found
+    variance = residual_variance(found.residuals, noise)
+    for _ in range(_ROUNDS):
+        found = family.fit(features, target, groups=groups, seed=seed, weights=1 / (np.square(noise) + variance))
+        before, variance = variance, residual_variance(found.residuals, noise)
+        if abs(variance - before) <= _SETTLED * max(variance, before):
+            break
     return Fitted(found.regressor, found.residuals, {**found.chosen, RESIDUAL_SD: float(np.sqrt(variance))})
 
 
