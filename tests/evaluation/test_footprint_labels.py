@@ -129,7 +129,7 @@ def test_what_cannot_be_biomass_in_mg_ha_is_refused(tmp_path):
         read_l4a([path], "agb", UTM23S, EVERYWHERE)
     with pytest.raises(ConfigError, match="--radius is for labels that are field plots, not for GEDI footprints"):
         read_labels(path, "agbd", LabelOptions(radius=15), UTM23S, EVERYWHERE)
-    with pytest.raises(InputError, match="holds no footprint that can be used .10 footprints left out: l4_quality_flag"):
+    with pytest.raises(InputError, match=r"holds no footprint that can be used .10 footprints left out: l4_quality_flag"):
         read_l4a([l4a(tmp_path / "bad.h5", l4_quality_flag=np.zeros(SHOTS, np.uint8))], "agbd", UTM23S, EVERYWHERE)
 
 

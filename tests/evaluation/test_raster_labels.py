@@ -13,8 +13,11 @@ from fusion3d.evaluation.label_units import plain_unit
 from fusion3d.evaluation.raster_labels import read_raster_labels
 
 
+PLACE = Affine(25, 0, 900_000, 0, -25, 6_571_000)
+
+
 def raster(path, bands: np.ndarray, nodata: float | None = -9999.0, units: tuple[str, ...] = (), names: tuple[str, ...] = (),
-           place: Affine = Affine(25, 0, 900_000, 0, -25, 6_571_000)):  # fmt: skip
+           place: Affine = PLACE):  # fmt: skip
     with rasterio.open(path, "w", driver="GTiff", height=bands.shape[1], width=bands.shape[2], count=len(bands), crs="EPSG:2154",
                        dtype=bands.dtype, transform=place, nodata=nodata) as file:  # fmt: skip
         file.write(bands)
@@ -80,7 +83,7 @@ def test_what_is_no_raster_of_sparse_labels_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("fusion3d.evaluation.raster_labels._MOST", 399)
     with pytest.raises(InputError, match="these are no sparse labels"):
         read_raster_labels(full, "agb")
-    with pytest.raises(InputError, match="holds no label .every pixel is nodata"):
+    with pytest.raises(InputError, match=r"holds no label .every pixel is nodata"):
         read_raster_labels(full, "agb", nodata=1)
     turned = raster(tmp_path / "turned.tif", np.ones((1, 4, 4)), place=Affine(25, 3, 900_000, 3, -25, 6_571_000))
     with pytest.raises(InputError, match="not square with north up"):

@@ -53,7 +53,7 @@ def test_labels_that_say_they_are_bad_hardly_move_the_model(name, monkeypatch):
         return float(np.sqrt(np.square(found.predict_bands(features.T) - truth).mean()))
 
     told, untold = error(noise), error(None)
-    assert told < 0.7 * untold
+    assert told < 0.8 * untold
     if name == "ridge":
         assert told < 3
 
