@@ -12,7 +12,6 @@ from fusion3d.evaluation.label_tables import LabelOptions, read_labels
 from fusion3d.evaluation.label_units import plain_unit
 from fusion3d.evaluation.raster_labels import read_raster_labels
 
-
 PLACE = Affine(25, 0, 900_000, 0, -25, 6_571_000)
 
 
