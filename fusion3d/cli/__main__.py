@@ -1,0 +1,4 @@
+from fusion3d.cli.application import main
+
+if __name__ == "__main__":
+    main()

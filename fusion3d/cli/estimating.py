@@ -1,0 +1,228 @@
+"""Verbs from labels to maps and totals: metrics, fit, map, total."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusion3d.cli.application import app, listed, out
+from fusion3d.errors import ConfigError
+
+
+@app.command()
+def metrics(
+    store: Annotated[Path, typer.Argument(help="Column store with aerial LiDAR.")],
+    target: Annotated[Path, typer.Option("--out", help="Map to write, a COG (.tif) with a band for each metric.")],
+    resolution: Annotated[float, typer.Option(help="Cell size, metres; a multiple of the column.")] = 20.0,
+    names: Annotated[
+        str | None, typer.Option("--metrics", help="Of zmax,zq95,pzabove2,rumple,..., comma-separated [default: all predictors].")
+    ] = None,
+    min_height: Annotated[
+        float,
+        typer.Option(
+            help="Metres: height, L-moment and intensity metrics count returns above it, 0 all of them; cover always counts all."
+        ),
+    ] = 0.0,
+    min_returns: Annotated[int, typer.Option(help="A metric of fewer returns is nodata.")] = 10,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Wall-to-wall plot metrics of the area-based approach, by the names that lidR gives them: a map for `fusion3d fit`."""
+    from fusion3d.mapping.metrics_map import metrics_map
+
+    summary = metrics_map(
+        store, target, resolution=resolution, names=listed(names), min_height=min_height, least=min_returns, progress=not quiet
+    )
+    out.print(str(summary), markup=False)
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def fit(
+    context: typer.Context,
+    embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif).")],
+    labels: Annotated[
+        list[str],
+        typer.Option(
+            help="Field plots (GeoPackage, GeoJSON, Shapefile or CSV; discs or polygons); GEDI L4A files (GEDI04_A*.h5, also "
+            "several, or their folder) or a column store with L4A, both with --target agbd; or a raster with values on some "
+            "pixels (.tif). For classes polygons or a raster of them."
+        ),
+    ],
+    target: Annotated[Path, typer.Option("--out", help="Folder for model, scores and held-out predictions.")],
+    variable: Annotated[
+        str | None,
+        typer.Option("--target", help="Column of the plots to predict; of classes also several, as landuse,natural."),
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="biomass (a continuous variable, not negative), landcover (classes) or crops (classes of fields).")
+    ] = "biomass",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="ridge (linear), forest (random forest), boosting (boosted trees), mlp (small network), or power (power law "
+            "of a few positive predictors, such as height metrics); of classes linear or forest [default: ridge, or linear]."
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Classes: YAML with the name of each label, `4: grass`; equal names are merged.")
+    ] = None,
+    confidence: Annotated[
+        Path | None, typer.Option(help="Classes: YAML with how far labels of a class are trusted, 0 to 1, `forest: 0.8`.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Unit of the target, such as Mg/ha; of several targets as Mg/ha,m2/ha.")
+    ] = None,
+    band: Annotated[
+        int | None, typer.Option(help="Of a raster of labels, from 1 [default: the one named as the target].")
+    ] = None,
+    label_nodata: Annotated[
+        float | None, typer.Option(help="Of a raster of labels: a value that means no label, beside its nodata tag.")
+    ] = None,
+    sensitivity: Annotated[
+        float | None, typer.Option(help="Of GEDI footprints: least beam sensitivity, 0 to 1 [default: 0.9].")
+    ] = None,
+    geolocation: Annotated[
+        float | None, typer.Option(help="Of GEDI footprints: standard deviation of their position, metres [default: 10].")
+    ] = None,
+    radius: Annotated[float | None, typer.Option(help="Of plots that are points without a `radius` column, metres.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of a file that has several.")] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of a CSV's coordinates.")] = None,
+    stratum: Annotated[str | None, typer.Option(help="Column of the plots to score separately by.")] = None,
+    transform: Annotated[str, typer.Option(help="none, sqrt or log1p; what comes back is corrected for bias.")] = "none",
+    scheme: Annotated[
+        str, typer.Option(help="What is held out: blocks of ground, each of the strata in turn, or random plots (too hopeful).")
+    ] = "blocks",
+    block: Annotated[float | None, typer.Option(help="Side of the blocks, metres [default: from the plots].")] = None,
+    folds: Annotated[int, typer.Option(help="Shares that are held out in turn.")] = 5,
+    baseline: Annotated[Path | None, typer.Option(help="Raster to compare with, such as canopy height.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Column store with LiDAR: the area-based approach on its points is scored beside.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Share of measured values that intervals of predictions shall cover.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Of the blocks, the bootstrap, and models that draw lots.")] = 0,
+) -> None:
+    """A model on frozen embeddings from plots or classes of ground, scored on blocks of ground that it never saw.
+
+    Labels of a continuous variable are field plots, GEDI L4A footprints or a raster of sparse labels. Footprints are described by
+    Gaussian means of sigma (6.25 m, --geolocation) combined, those that l4_quality_flag, degrade_flag or --sensitivity reject are
+    left out, and each weighs 1 / (agbd_se^2 + residual variance) with ridge, forest and boosting. Each pixel with a value of a
+    raster is a plot. Of several targets, one that fails does not stop the others; the exit status is 1 then.
+    """
+    from fusion3d.tasks.classes import CLASS_TASKS
+    from fusion3d.tasks.fit import TASKS
+
+    files = [*labels, *_further_labels(context.args, labels)]
+    shared = {
+        "radius": radius, "layer": layer, "crs": crs, "stratum": stratum, "scheme": scheme, "block": block, "folds": folds,
+        "baseline": baseline, "seed": seed,
+    }  # fmt: skip
+    if task in CLASS_TASKS:
+        from fusion3d.tasks.classes.fit_classes import fit_classes
+
+        foreign = {"--unit": unit, "--store": store, "--transform": None if transform == "none" else transform, "--band": band}
+        foreign |= {"--label-nodata": label_nodata, "--sensitivity": sensitivity, "--geolocation": geolocation}
+        if given := [name for name, value in foreign.items() if value is not None]:
+            raise ConfigError(f"{given[0]} is for --task biomass")
+        if len(files) > 1:
+            raise ConfigError(f"--task {task} takes one file of labels, not {len(files)}")
+        classified = fit_classes(
+            embedding, files[0], variable, target, task=task, model=model or "linear", classes=classes, confidence=confidence,
+            **shared,  # type: ignore[arg-type]
+        )  # fmt: skip
+        out.print(str(classified), markup=False)
+        return
+    if task not in TASKS:
+        raise ConfigError(f"--task {task!r}: give one of {', '.join((*TASKS, *CLASS_TASKS))}")
+    if classes is not None or confidence is not None:
+        raise ConfigError(f"{'--classes' if classes is not None else '--confidence'} is for --task {' and '.join(CLASS_TASKS)}")
+    if variable is None:
+        raise ConfigError("say which column of the plots to predict with --target NAME")
+    options = {
+        "task": task, "model": model or "ridge", "band": band, "label_nodata": label_nodata, "sensitivity": sensitivity,
+        "geolocation": geolocation, "transform": transform, "store": store, "level": level, **shared,
+    }  # fmt: skip
+    variables = listed(variable) or []
+    if len(variables) == 1:
+        from fusion3d.tasks.fit import fit as run
+
+        out.print(str(run(embedding, files, variables[0], target, unit=unit, **options)), markup=False)  # type: ignore[arg-type]
+        return
+    from fusion3d.tasks.fit_targets import fit_targets
+
+    units = None if unit is None else [part.strip() for part in unit.split(",")]
+    found = fit_targets(embedding, files, variables, target, units=units, **options)
+    out.print(str(found), markup=False)
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _further_labels(extra: list[str], labels: list[str]) -> list[str]:
+    """What a shell made of --labels GEDI04_A*.h5 beyond the first file; anything else is an argument too many."""
+    for text in extra:
+        if Path(text).suffix.lower() != Path(labels[-1]).suffix.lower() or text.startswith("-"):
+            raise ConfigError(f"unexpected argument {text!r}; the map of embeddings comes first, each option before its value")
+    return extra
+
+
+@app.command("map")
+def map_(
+    model: Annotated[Path, typer.Argument(help="Folder of `fusion3d fit`.")],
+    embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif).")],
+    target: Annotated[Path, typer.Option("--out", help="Map to write, a COG (.tif).")],
+    level: Annotated[float | None, typer.Option(help="Of the interval, such as 0.9 [default: that of the fit].")] = None,
+    estimate_only: Annotated[bool, typer.Option("--estimate-only", help="No bands but the estimate.")] = False,
+    block: Annotated[int, typer.Option(help="Side of what is computed at once, cells; changes memory, never the values.")] = 256,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Wall-to-wall map of a variable: estimate, standard error, interval, and where the model extrapolates.
+
+    Of classes: a map with a palette, and NAME_confidence.tif beside it.
+    """
+    from fusion3d.tasks.classes.class_model_file import is_class_model
+
+    if is_class_model(model):
+        from fusion3d.mapping.class_map import class_map
+
+        if level is not None or estimate_only:
+            raise ConfigError("--level and --estimate-only are for maps of a continuous variable, not of classes")
+        out.print(str(class_map(model, embedding, target, block=block, progress=not quiet)), markup=False)
+        return
+    from fusion3d.mapping.predict import predict
+
+    found = predict(model, embedding, target, level=level, estimate_only=estimate_only, block=block, progress=not quiet)
+    out.print(str(found), markup=False)
+
+
+@app.command()
+def total(
+    surface: Annotated[Path, typer.Argument(help="Map of `fusion3d map` (.tif); its first band is the estimate.")],
+    model: Annotated[Path, typer.Option(help="Folder of `fusion3d fit` that made it, with its held-out plots.")],
+    target: Annotated[Path, typer.Option("--out", help="Table to write: .csv, .gpkg or .json.")],
+    areas: Annotated[Path | None, typer.Option(help="Polygons of the areas [default: the whole map].")] = None,
+    name: Annotated[str | None, typer.Option(help="Column of the areas' names.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of a file of areas that has several.")] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of areas that state none.")] = None,
+    design: Annotated[
+        str,
+        typer.Option(
+            help="How plots were chosen: random, stratified (at random in each stratum), or none: no probability sample."
+        ),
+    ] = "none",
+    strata: Annotated[
+        Path | None, typer.Option(help="Polygons of the strata, named as the plots' are; for --design stratified.")
+    ] = None,
+    stratum: Annotated[str | None, typer.Option(help="Column of names in --strata.")] = None,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Mean and total of areas with standard errors: model-assisted where plots are a random sample, else model-dependent."""
+    from fusion3d.mapping.totals import totals
+
+    found = totals(
+        surface, model, target, areas=areas, name=name, layer=layer, crs=crs, design=design, strata=strata, stratum=stratum,
+        level=level, seed=seed,
+    )  # fmt: skip
+    out.print(str(found), markup=False)
+    if found.set_aside:
+        raise typer.Exit(1)
