@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from fusion3d import __version__
-from fusion3d.errors import Fusion3DError
+from fusion3d.errors import ConfigError, Fusion3DError
 
 app = typer.Typer(
     add_completion=False,
@@ -32,6 +32,13 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def listed(text: str | None) -> list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+def name_and_path(text: str, option: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not (separator and name and path):
+        raise ConfigError(f"{option} wants NAME=PATH, not {text!r}")
+    return name, path
 
 
 def main() -> None:

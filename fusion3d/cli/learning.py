@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusion3d.cli.application import app, listed, out
+from fusion3d.cli.application import app, listed, name_and_path, out
 from fusion3d.errors import ConfigError
 
 
@@ -174,7 +174,7 @@ def evaluate(
         sources = [open_labels(text, opened, **known) for text in labels]
         probes = run(
             checkpoint, opened, sources, options, sensors=chosen,
-            alone=dict(_name_and_path(text, "--alone") for text in alone or []), device=device, progress=not quiet,
+            alone=dict(name_and_path(text, "--alone") for text in alone or []), device=device, progress=not quiet,
         )  # fmt: skip
     if robust:
         from fusion3d.evaluation.robustness import robustness as try_out

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusion3d.cli.application import app, err, listed, out
+from fusion3d.cli.application import app, err, listed, name_and_path, out
 from fusion3d.errors import ConfigError, Fusion3DError
 
 simulator = typer.Typer(no_args_is_help=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
@@ -119,7 +119,7 @@ def prepare(
         name, kind, path = _raster_option(text)
         named[name] = (*named.get(name, ()), path)
         kinds[name] = kind
-    sidecars = dict(_name_and_path(text, "--bands") for text in bands or [])
+    sidecars = dict(name_and_path(text, "--bands") for text in bands or [])
     unknown = set(sidecars) - set(named)
     if unknown:
         raise ConfigError(f"--bands names {', '.join(sorted(unknown))}, but there is no such raster sensor")
@@ -154,15 +154,8 @@ def prepare(
         raise typer.Exit(1)
 
 
-def _name_and_path(text: str, option: str) -> tuple[str, str]:
-    name, separator, path = text.partition("=")
-    if not (separator and name and path):
-        raise ConfigError(f"{option} wants NAME=PATH, not {text!r}")
-    return name, path
-
-
 def _raster_option(text: str) -> tuple[str, str, str]:
-    label, path = _name_and_path(text, "--raster")
+    label, path = name_and_path(text, "--raster")
     name, _, kind = label.partition(":")
     return name, kind or "reflectance", path
 

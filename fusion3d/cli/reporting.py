@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusion3d.cli.application import app, out
+from fusion3d.cli.application import app, name_and_path, out
 
 
 @app.command()
@@ -27,7 +27,7 @@ def report(
     """One HTML file of a run: what went in, embedding, retrieval, losses, biomass map, a 3D picture and the configuration."""
     from fusion3d.report.page import write_report
 
-    known = dict(_name_and_path(text, "--truth") for text in truth or [])
+    known = dict(name_and_path(text, "--truth") for text in truth or [])
     out.print(f"report: {write_report(run, target, store=store, fit=fit, map=map, truth=known or None)}", markup=False)
 
 
