@@ -18,6 +18,8 @@ from fusion3d.errors import InputError
 from fusion3d.io.las_header import LasHeader
 from fusion3d.io.laz import Chunk, read_chunk_table
 
+_LENIENCE = 0.01
+"""Of the octree's size, by which the bounds in a header may lie outside of it."""
 _INFO_BYTES = 160
 _ENTRY = struct.Struct("<iiiiQii")
 _MAX_LEVEL = 32
@@ -84,6 +86,10 @@ def _info(header: LasHeader) -> tuple[float, float, float, int, int]:
     x, y, z, half, _, start, size = struct.unpack_from("<5d2Q", data)
     if not all(map(math.isfinite, (x, y, z, half))) or half <= 0:
         raise InputError(header.path, f"its COPC octree around ({x}, {y}) with half size {half} is no cube", _DAMAGED)
+    reach = (1 + _LENIENCE) * half
+    for centre, low, high in zip((x, y, z), header.bounds[:3], header.bounds[3:], strict=True):
+        if low < centre - reach or high > centre + reach:  # never of NaN: a file without points
+            raise InputError(header.path, f"its points lie outside of its COPC octree around ({x}, {y}, {z})", _DAMAGED)
     return x, y, half, start, size
 
 

@@ -8,7 +8,7 @@ import struct
 import laspy
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fusion3d.errors import Fusion3DError, InputError
@@ -116,6 +116,18 @@ def test_octree_entry_that_is_no_chunk_is_refused(path, tmp_path, field, layout,
         open_points(broken)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_octree_that_lies_elsewhere_than_the_points_is_refused(path, tmp_path, axis):
+    """Its squares would touch no window: a query would find nothing and say nothing."""
+    raw = bytearray(path.read_bytes())
+    (centre,) = struct.unpack_from("<d", raw, INFO + 8 * axis)
+    struct.pack_into("<d", raw, INFO + 8 * axis, centre * 2.0**512)
+    broken = tmp_path / "elsewhere.copc.laz"
+    broken.write_bytes(raw)
+    with pytest.raises(InputError, match="outside of its COPC octree"):
+        open_points(broken)
+
+
 def test_octree_that_runs_in_a_circle_is_refused(path, tmp_path):
     raw = bytearray(path.read_bytes())
     start, size = page(raw)
@@ -128,6 +140,7 @@ def test_octree_that_runs_in_a_circle_is_refused(path, tmp_path):
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.integers(0, 2300), st.integers(1, 255)), min_size=1, max_size=3), tail=st.booleans())
+@example(flips=[(436, 2)], tail=False)
 def test_damage_gives_points_or_an_error_in_words(path, tmp_path, flips, tail):
     raw = bytearray(path.read_bytes())
     for position, change in flips:
