@@ -170,6 +170,10 @@ def read_plots(
         )
     ids = _identities(frame, notes)
     kept = np.flatnonzero(usable)
+    strata = None if stratum is None else tuple(_label(frame[stratum].iloc[at]) for at in kept)
+    nameless = np.array([not label for label in strata or ()], np.bool_)
+    if nameless.any():
+        notes.append(f"{_plots(nameless)} without a {stratum}: a stratum of their own")
     return PlotTable(
         path=name,
         target=target,
@@ -178,7 +182,7 @@ def read_plots(
         values=values[kept],
         ids=tuple(ids[at] for at in kept),
         crs=place,
-        strata=None if stratum is None else tuple(_label(frame[stratum].iloc[at]) for at in kept),
+        strata=strata,
         notes=tuple(notes),
         classes=classes,
     )
@@ -269,10 +273,11 @@ def _numbers(column: Any, path: str, name: str) -> Float64:
 
 
 def _class_names(column: Any) -> tuple[str, ...] | None:
-    """Names in a column of text, sorted; None when it holds a number."""
+    """Names in a column of text, sorted; None when all that it holds are numbers."""
     import pandas
 
-    if pandas.to_numeric(column, errors="coerce").notna().any():
+    given = column[column.notna()]
+    if pandas.to_numeric(given, errors="coerce").notna().all():
         return None
     return tuple(sorted({_label(value) for value in column} - {""})) or None
 
@@ -367,8 +372,10 @@ def _radii(frame: Any, radius: float | None, path: str, notes: list[str]) -> Flo
 
 
 def _check_coordinates(shapes: Polygons, crs: CRS, path: str) -> None:
+    if not crs.is_geographic or not len(shapes):
+        return
     bounds = shapely.total_bounds(shapes)
-    if not crs.is_geographic or not len(shapes) or np.isnan(bounds).all():
+    if np.isnan(bounds).all():
         return
     # half a turn more in longitude: some data run from 0 to 360
     if bounds[0] < -360 or bounds[2] > 360 or bounds[1] < -90 or bounds[3] > 90:

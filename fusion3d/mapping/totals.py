@@ -22,7 +22,7 @@ from fusion3d.mapping.totals_table import AreaTotal, Totals, check_out
 from fusion3d.tasks.estimators import FEWEST_IN_STRATUM, MeanEstimate, greg, model_dependent, stratified_greg
 from fusion3d.tasks.held_out import PREDICTIONS_FILE, HeldOut
 from fusion3d.tasks.residual_field import ResidualField
-from fusion3d.tasks.scorecard import Scorecard
+from fusion3d.tasks.scorecard import SCORES_FILE, Scorecard
 
 Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -33,6 +33,8 @@ FEWEST_FOR_GREG = 10
 _LEAST_HULL = 0.5
 _MOST_ABOVE = 0.1
 _MOST_SHIFTED = 0.2
+_MOST_TWICE = 0.01
+"""Share of the strata's ground that borders drawn twice may count twice."""
 _PER_HECTARE = re.compile(r"^(?P<what>.+?)(?:\s*/\s*ha|[\s·.*]+ha\s*\^?\s*[-−]\s*1)$")
 _SQUARE_METRES = 1e4
 
@@ -87,6 +89,9 @@ def totals(
     surface = MapCells(map_file)
     card, plots = Scorecard.read(model), HeldOut.read(model)
     unit = _same_variable(surface, card, model)
+    if len(plots.measured) != card.plots:
+        problem = f"holds {len(plots.measured)} plots, {SCORES_FILE} beside it says {card.plots}"
+        raise InputError(Path(model) / PREDICTIONS_FILE, problem, "fit again")
     places = np.stack([plots.x, plots.y], axis=1)
     mapped, predicted, remarks = _on_the_map(surface, plots, model)
     field = ResidualField.of(
@@ -94,7 +99,7 @@ def totals(
         path=str(Path(model) / PREDICTIONS_FILE), seed=seed,
     )  # fmt: skip
     wanted = _whole(surface) if areas is None else read_areas(areas, surface.file.crs, name=name, layer=layer, crs=crs)
-    layers = None if strata is None else _strata(surface, plots, strata, stratum, model)
+    layers, doubts = (None, []) if strata is None else _strata(surface, plots, strata, stratum, model)
     estimator = _Estimator(surface, places, plots.measured - mapped, field, design, layers, level, unit)
     rows, aside = [], list(wanted.set_aside)
     for label, polygon in zip(wanted.names, wanted.geometry):
@@ -107,7 +112,7 @@ def totals(
         reason = "; ".join(f"{label}: {text}" for label, text in aside[:3])
         raise InputError(wanted.path, f"none of its areas can be estimated ({reason})", "check the CRS, or map more of the place")
     inside = int(shapely.contains_xy(surface.extent, plots.x, plots.y).sum())
-    notes = [*remarks, *field.notes]
+    notes = [*remarks, *doubts, *field.notes]
     if inside == 0:
         notes.append("warning: no plot lies on the map: it is of another place than the plots, where the model may be wrong")
     if _total_unit(unit) is None:
@@ -242,7 +247,7 @@ class _Estimator:
             found.append(f"on {100 * cells.above_plots:.0f} % of it the map is above the predictions of all plots")
         if not dependent:
             hull = shapely.convex_hull(shapely.multipoints(self.places[plots]))
-            held = shapely.area(shapely.intersection(hull, polygon)) / polygon.area
+            held = shapely.area(shapely.intersection(hull, polygon)) * self.surface.scale**2 / cells.covered
             if held < _LEAST_HULL:
                 found.append(f"warning: its plots enclose {100 * held:.0f} % of it: were they drawn from all of it?")
         return found
@@ -274,24 +279,46 @@ def _whole(surface: MapCells) -> Areas:
     return Areas(surface.file.path, ("whole map",), np.array([surface.extent, None], dtype=object)[:-1], ())
 
 
-def _strata(surface: MapCells, plots: HeldOut, strata: str | Path, column: str | None, model: str | Path) -> _Strata:
+def _strata(
+    surface: MapCells, plots: HeldOut, strata: str | Path, column: str | None, model: str | Path
+) -> tuple[_Strata, list[str]]:
+    """The strata, and what is doubtful of them."""
     if plots.stratum is None:
         raise InputError(model, "its plots have no strata", "fit again with --stratum COLUMN of the plots")
     found = read_areas(strata, surface.file.crs, name=column, merge=True)
+    if "" in plots.stratum:
+        problem = f"{plots.stratum.count('')} of its plots have no stratum"
+        raise InputError(model, problem, "fill in their stratum, or leave these plots away, and fit again")
     missing = sorted(set(plots.stratum) - set(found.names))
     if missing:
         there = ", ".join(found.names)
         raise InputError(
             strata, f"has no stratum {missing[0]!r} of the plots", f"it has {there}; choose the column with --stratum"
         )
+    area, union = float(shapely.area(found.geometry).sum()), float(shapely.area(shapely.union_all(found.geometry)))
+    if area > (1 + _MOST_TWICE) * union:
+        share = f"{100 * (area / union - 1):.0f} %"
+        raise InputError(strata, f"its strata overlap: {share} of their ground counts twice", "give each place to one stratum")
     number = {name: at for at, name in enumerate(found.names)}
-    return _Strata(found.names, found.geometry, np.array([number[name] for name in plots.stratum], np.int64))
+    of_plot = np.array([number[name] for name in plots.stratum], np.int64)
+    assert plots.area is not None
+    away = shapely.distance(found.geometry[of_plot], shapely.points(plots.x, plots.y)) * surface.scale
+    astray = int((away > np.sqrt(plots.area / np.pi)).sum())
+    if 2 * astray > len(of_plot):
+        problem = f"{astray} of {len(of_plot)} plots do not lie in the stratum that they are said to be of"
+        raise InputError(strata, problem, "give the strata that the plots were drawn from")
+    warning = (
+        f"warning: {astray} plots do not lie in the stratum that they are said to be of: are these the strata of the sample?"
+    )
+    return _Strata(found.names, found.geometry, of_plot), [warning] if astray else []
 
 
 def _same_variable(surface: MapCells, card: Scorecard, model: str | Path) -> str:
     """Unit of the map, which must be of the model's variable in its unit."""
     file = surface.file
-    target, unit = file.tags.get("target", card.target), file.units[0] or file.tags.get("unit", "")
+    if "target" not in file.tags:
+        raise InputError(file.path, "does not say what it is a map of", "give a map that `fusion3d map` wrote")
+    target, unit = file.tags["target"], file.units[0] or file.tags.get("unit", "")
     if target != card.target:
         raise InputError(
             file.path, f"is a map of {target}, the model in {model} is of {card.target}", "give map and model of one fit"

@@ -18,7 +18,7 @@ import shapely
 from fusion3d.errors import InputError
 from fusion3d.evaluation.footprint_weights import Gaussian, footprint_cells
 from fusion3d.evaluation.lattice import Lattice, is_north_up
-from fusion3d.grid import Window
+from fusion3d.grid import Window, map_crs
 from fusion3d.io.pixels import Target
 from fusion3d.io.raster import RasterFile
 
@@ -44,6 +44,9 @@ def require_map(file: RasterFile) -> RasterFile:
     """
     if not is_north_up(file):
         raise InputError(file.path, "its pixels are not square with north up", "give a map that `fusion3d embed` wrote")
+    if not map_crs(file.crs).is_projected:
+        problem = f"its CRS {file.crs.name!r} is not projected, areas need metres"
+        raise InputError(file.path, problem, "reproject it, for instance with gdalwarp -t_srs and the UTM zone")
     return file
 
 

@@ -87,7 +87,11 @@ def test_csv_in_metres_needs_a_crs_and_keeps_names_as_written(tmp_path):
         read_plots(path, "agb", radius=15)
     table = read_plots(path, "agb", radius=15, crs="EPSG:2154", stratum="forest")
     assert (table.ids, table.values.tolist(), table.strata) == (("007", "010"), [12.5, 4.0], ("beech", ""))
-    assert table.notes == ("1 plot left out: without a place", "1 plot left out: agb is missing or not a number")
+    assert table.notes == (
+        "1 plot left out: without a place",
+        "1 plot left out: agb is missing or not a number",
+        "1 plot without a forest: a stratum of their own",
+    )
 
 
 def test_csv_in_degrees_needs_none(tmp_path):
@@ -168,3 +172,17 @@ def test_plot_that_cannot_be_carried_to_the_map_becomes_empty(tmp_path):
     moved = read_plots(tmp_path / "plots.gpkg", "agb").to_crs(LAMBERT)
     assert moved.geometry[0].area > 8e7
     assert moved.geometry[1].is_empty
+
+
+def test_file_without_a_point_or_polygon_is_refused_in_words(tmp_path):
+    lines = [shapely.LineString([(X[0], Y[0]), (X[1], Y[1])])]
+    geopandas.GeoDataFrame({"agb": [1.0]}, geometry=lines, crs=2154).to_file(tmp_path / "lines.gpkg")
+    with pytest.raises(InputError, match=r"lines\.gpkg: holds no plot that can be used"):
+        read_plots(tmp_path / "lines.gpkg", "agb")
+
+
+def test_labels_of_which_some_look_like_numbers_are_all_names(tmp_path):
+    """Stands 1, 2 and 2a: read as numbers, 2a would be lost."""
+    points = geopandas.points_from_xy(X[:3], Y[:3])
+    geopandas.GeoDataFrame({"stand": ["1", "2", "2a"]}, geometry=points, crs=2154).to_file(tmp_path / "stands.gpkg")
+    assert read_plots(tmp_path / "stands.gpkg", "stand", radius=10, text=True).classes == ("1", "2", "2a")

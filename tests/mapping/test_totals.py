@@ -143,6 +143,32 @@ def test_strata_that_leave_ground_out_do_not_estimate_it(place, tmp_path):
         totals(place / "agb.tif", place / "fit", tmp_path / "t.csv", design="stratified", strata=other)
 
 
+def test_strata_that_cannot_be_those_of_the_sample_are_refused_or_doubted(place, tmp_path):
+    options = {"design": "stratified", "out": tmp_path / "t.csv"}
+    twice = areas(tmp_path / "t.gpkg", [box(0, 0, 1200, 1000), box(600, 0, 600, 1000)], ["west", "east"])
+    with pytest.raises(InputError, match="strata overlap: 50 % of their ground"):
+        totals(place / "agb.tif", place / "fit", strata=twice, **options)
+    swapped = areas(tmp_path / "w.gpkg", [box(0, 0, 600, 1000), box(600, 0, 600, 1000)], ["east", "west"])
+    with pytest.raises(InputError, match="120 of 120 plots do not lie in the stratum"):
+        totals(place / "agb.tif", place / "fit", strata=swapped, **options)
+    moved = areas(tmp_path / "m.gpkg", [box(0, 0, 500, 1000), box(500, 0, 700, 1000)], ["west", "east"])
+    found = totals(place / "agb.tif", place / "fit", strata=moved, **options)
+    x = predictions(place)["x"] - X0
+    astray = int(((x > 500) & (x < 600)).sum())
+    assert any(note.startswith(f"warning: {astray} plots do not lie") for note in found.notes)
+
+
+def test_what_is_no_map_or_no_whole_table_is_refused(place, tmp_path):
+    with pytest.raises(InputError, match="does not say what it is a map of"):
+        totals(place / "emb.tif", place / "fit", tmp_path / "t.csv")
+    shutil.copytree(place / "fit", tmp_path / "fit")
+    table = tmp_path / "fit" / "predictions.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:61]))
+    with pytest.raises(InputError, match=r"predictions\.csv: holds 60 plots, scores\.json beside it says 120"):
+        totals(place / "agb.tif", tmp_path / "fit", tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
+
+
 def test_formats_hold_the_same_figures(place, tmp_path):
     path = areas(tmp_path / "a.gpkg", [box(0, 0, 600, 600), box(1100, 0, 200, 50)], ["one", "two"], "stand")
     options = {"areas": path, "name": "stand", "level": 0.8}

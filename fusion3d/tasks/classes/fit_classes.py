@@ -242,8 +242,11 @@ def _cross_fit(
         if not held_out.any():
             continue
         if len(np.unique(cells.place[training])) < 2:
-            problem = f"fold {number} leaves cells of {len(np.unique(cells.place[training]))} classes to train with"
-            raise ConfigError(f"{problem}; pass a smaller --block, or give more labels")
+            left = ", ".join(cells.legend.names[at] for at in np.unique(cells.place[training])) or "no class"
+            raise ConfigError(
+                f"with fold {number} held out, {left} is all that is left to learn from: give more polygons of the other classes "
+                "(a polygon is held out whole), or pass a smaller --block"
+            )
         place = cells.place[training]
         fitted = family.fit(
             features[training], place, weights[training], classes=count, groups=split.group[training], seed=split.facts.seed
