@@ -8,6 +8,7 @@ weighted by the area that lies on each.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,7 @@ def open_labels(
 # -- columns
 
 
-class _ColumnLabels:
+class _ColumnLabels(ABC):
     """Labels that each column has for itself; read once per window."""
 
     path: str
@@ -187,9 +188,9 @@ class _ColumnLabels:
         self._grid = grid
         self._found: dict[Window, Float64] = {}
 
+    @abstractmethod
     def read(self, window: Window) -> Float64:
         """[K, rows, cols] labels, NaN where there is none."""
-        raise NotImplementedError
 
     def _kept(self, window: Window) -> Float64:
         if window not in self._found:
