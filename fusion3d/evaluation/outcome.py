@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from fusion3d.evaluation.probe_table import ProbeReport, markdown_table
 from fusion3d.evaluation.robustness_table import RobustnessReport
 from fusion3d.evaluation.table import RECALLS, RetrievalReport
+from fusion3d.io.json_file import write_json
 from fusion3d.io.whole_file import write_whole
 
 PROBES, ROBUSTNESS = "probes", "robustness"
@@ -60,4 +60,4 @@ class Evaluation:
         path = Path(path)
         if path.suffix.lower() in _MARKDOWN:
             return write_whole(path, self.markdown())
-        return write_whole(path, json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
+        return write_json(path, self.to_json())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,7 +13,9 @@ from pyproj import CRS
 from fusion3d import __version__
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.table import text_table
-from fusion3d.io.whole_file import whole_file, write_whole
+from fusion3d.io.csv_table import write_csv
+from fusion3d.io.json_file import write_json
+from fusion3d.io.whole_file import whole_file
 from fusion3d.tasks.variogram import Variogram
 
 SUFFIXES = (".csv", ".gpkg", ".json")
@@ -167,15 +166,10 @@ class Totals:
         """
         suffix = self.out.suffix.lower()
         if suffix == ".json":
-            return write_whole(self.out, json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
+            return write_json(self.out, self.to_json())
         if suffix == ".gpkg":
             return self._write_geopackage(crs)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*COLUMNS, "level"])
-        for row in self.rows:
-            writer.writerow([*("" if value is None else value for value in row.plain().values()), self.level])
-        return write_whole(self.out, text.getvalue())
+        return write_csv(self.out, [*COLUMNS, "level"], ([*row.plain().values(), self.level] for row in self.rows))
 
     def _write_geopackage(self, crs: CRS) -> Path:
         import geopandas

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion3d.errors import InputError
 from fusion3d.evaluation.figures import Estimate
 from fusion3d.evaluation.outcome import PROBES
 from fusion3d.evaluation.probe_table import (
@@ -25,6 +23,7 @@ from fusion3d.evaluation.probe_table import (
     ProbeVariable,
     share_text,
 )
+from fusion3d.io.json_file import parsing, read_json
 from fusion3d.report.drawing import COLOURS, INK, Picture, render, sheet, style
 from fusion3d.report.markup import Cell, figure, folded, sentence, table
 
@@ -56,14 +55,9 @@ def read_probes(path: Path) -> ProbeReport | None:
     InputError
         Not such a file, or a damaged one.
     """
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+    with parsing(path, "damaged figures of probes", _REMEDY):
+        plain = read_json(path)
         return ProbeReport.from_json(plain[PROBES]) if PROBES in plain else None
-    except OSError as error:
-        raise InputError(path, error.strerror or "cannot be read", _REMEDY) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise InputError(path, f"damaged figures of probes ({type(error).__name__}: {reason})", _REMEDY) from None
 
 
 def probes_section(report: ProbeReport) -> str:

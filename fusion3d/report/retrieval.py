@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from fusion3d.errors import InputError
 from fusion3d.evaluation.outcome import PROBES, ROBUSTNESS
 from fusion3d.evaluation.table import RECALLS, PairRetrieval, RetrievalReport
+from fusion3d.io.json_file import parsing, read_json
 from fusion3d.report.markup import Cell, folded, sentence, table
 
 
@@ -22,8 +21,8 @@ def read_retrieval(path: Path) -> RetrievalReport | None:
         Not such a file, or a damaged one.
     """
     remedy = "make it again with `fusion3d evaluate RUN STORE --out retrieval.json`"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+    with parsing(path, "damaged figures of retrieval", remedy):
+        raw = read_json(path)
         if "pairs" not in raw and (PROBES in raw or ROBUSTNESS in raw):
             return None
         pairs = tuple(
@@ -52,11 +51,6 @@ def read_retrieval(path: Path) -> RetrievalReport | None:
             pairs,
             tuple(str(item) for item in raw.get("left_out", ())),
         )
-    except OSError as error:
-        raise InputError(path, error.strerror or "cannot be read", remedy) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise InputError(path, f"damaged figures of retrieval ({type(error).__name__}: {reason})", remedy) from None
 
 
 _LISTED = 12

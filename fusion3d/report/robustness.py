@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion3d.errors import InputError
 from fusion3d.evaluation.figures import Estimate
 from fusion3d.evaluation.outcome import ROBUSTNESS
 from fusion3d.evaluation.robustness_rows import FAILURES
@@ -27,6 +25,7 @@ from fusion3d.evaluation.robustness_table import (
     RobustnessRow,
     RobustnessTask,
 )
+from fusion3d.io.json_file import parsing, read_json
 from fusion3d.report.drawing import COLOURS, INK, Picture, render, sheet, style
 from fusion3d.report.markup import Cell, figure, folded, sentence, table
 
@@ -47,14 +46,9 @@ def read_robustness(path: Path) -> RobustnessReport | None:
     InputError
         Not such a file, or a damaged one.
     """
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+    with parsing(path, "damaged figures of robustness", _REMEDY):
+        plain = read_json(path)
         return RobustnessReport.from_json(plain[ROBUSTNESS]) if ROBUSTNESS in plain else None
-    except OSError as error:
-        raise InputError(path, error.strerror or "cannot be read", _REMEDY) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise InputError(path, f"damaged figures of robustness ({type(error).__name__}: {reason})", _REMEDY) from None
 
 
 def robustness_section(report: RobustnessReport) -> str:

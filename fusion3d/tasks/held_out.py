@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.errors import InputError
-from fusion3d.io.whole_file import write_whole
+from fusion3d.io.csv_table import write_columns
+from fusion3d.io.json_file import file_of, parsing
 
 Float64 = npt.NDArray[np.float64]
 
@@ -56,13 +55,7 @@ class HeldOut:
 
     def write(self, path: str | Path) -> Path:
         """Write the table as CSV, whole or not at all."""
-        text = io.StringIO()
-        names = [item.name for item in fields(self) if getattr(self, item.name) is not None]
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(names)
-        for row in zip(*(getattr(self, name) for name in names), strict=True):
-            writer.writerow([_cell(value) for value in row])
-        return write_whole(Path(path), text.getvalue())
+        return write_columns(path, self)
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -73,11 +66,8 @@ class HeldOut:
         InputError
             It is missing or lacks a column.
         """
-        path = Path(path)
-        path = path / PREDICTIONS_FILE if path.is_dir() else path
-        if not path.is_file():
-            raise InputError(path, "no predictions there", _REMEDY)
-        try:
+        path = file_of(path, PREDICTIONS_FILE, "no predictions there", _REMEDY)
+        with parsing(path, "is not a table of predictions", _REMEDY):
             with path.open(encoding="utf-8", newline="") as file:
                 header, *rows = csv.reader(file)
             columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
@@ -86,12 +76,3 @@ class HeldOut:
             numbers = [name for name in ("x", "y", "measured", "predicted", "null", *_OPTIONAL) if name in columns]
             read |= {name: np.array([float(value or "nan") for value in columns[name]]) for name in numbers}
             return cls(**read)
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            reason = " ".join(str(error).split())[:80]
-            raise InputError(path, f"is not a table of predictions ({type(error).__name__}: {reason})", _REMEDY) from None
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return "" if value != value else repr(float(value))
-    return str(value)

@@ -7,7 +7,6 @@ belong together, for instance after a crash between the two, are found out.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.errors import ConfigError, InputError
-from fusion3d.io.whole_file import whole_file, write_whole
+from fusion3d.errors import InputError
+from fusion3d.io.json_file import file_of, parsing, read_json, write_json
+from fusion3d.io.whole_file import whole_file
 from fusion3d.tasks.conformal import Conformal
 from fusion3d.tasks.domain import Domain
 from fusion3d.tasks.model import TargetModel
@@ -30,7 +30,7 @@ _RIDGE_FORMAT, _RIDGE_VERSION = "fusion3d ridge model", 1
 """Of before there were other models: all numbers in the JSON, no intervals."""
 _REMEDY = "give the folder or the model.json that `fusion3d fit` wrote"
 _PLAIN = ("target", "unit", "transform", "nonnegative", "kind", "level", "version")
-DAMAGED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, ConfigError)
+REFIT = "fit the model again"
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -59,7 +59,7 @@ def write_files(path: str | Path, head: dict[str, Any], plain: dict[str, Any], a
     with whole_file(beside) as draft:
         draft.write_bytes(data)
     head = head | {"arrays": beside.name, "sha256": hashlib.sha256(data).hexdigest()}
-    return write_whole(path, json.dumps(head | plain, indent=1, allow_nan=False) + "\n"), beside
+    return write_json(path, head | plain, indent=1), beside
 
 
 def read_model(path: str | Path) -> TargetModel:
@@ -74,11 +74,8 @@ def read_model(path: str | Path) -> TargetModel:
     old = plain.pop("format") == _RIDGE_FORMAT
     if plain.pop("format_version", None) != (_RIDGE_VERSION if old else _VERSION):
         raise InputError(path, "is a model of another version of fusion3d", "fit it again, or update fusion3d")
-    try:
+    with parsing(path, "is damaged", REFIT):
         return _old_ridge(plain) if old else _model(plain, read_arrays(path, plain))
-    except DAMAGED as error:
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(path, f"is damaged ({type(error).__name__}: {reason})", "fit the model again") from None
 
 
 def _model(plain: dict[str, Any], arrays: Arrays) -> TargetModel:
@@ -106,17 +103,9 @@ def read_plain(path: str | Path, formats: tuple[str, ...]) -> tuple[Path, dict[s
     InputError
         It is missing, or is none of the formats.
     """
-    path = Path(path)
-    path = path / MODEL_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(path, "no model there", _REMEDY)
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(path, f"cannot be read as JSON ({' '.join(str(error).split())[:80]})", _REMEDY) from None
-    if not isinstance(plain, dict) or plain.get("format") not in formats:
-        raise InputError(path, "is not a model", _REMEDY)
-    return path, plain
+    path = file_of(path, MODEL_FILE, "no model there", _REMEDY)
+    with parsing(path, "is not a model", _REMEDY):
+        return path, read_json(path, *formats)
 
 
 def read_arrays(path: Path, plain: dict[str, Any]) -> Arrays:
@@ -130,10 +119,10 @@ def read_arrays(path: Path, plain: dict[str, Any]) -> Arrays:
     try:
         data = beside.read_bytes()
         if hashlib.sha256(data).hexdigest() != plain["sha256"]:
-            raise InputError(beside, f"is not the one that {path.name} was written with", "fit the model again")
+            raise InputError(beside, f"is not the one that {path.name} was written with", REFIT)
         return load(data)
     except (OSError, SafetensorError) as error:
-        raise InputError(beside, f"cannot be read ({' '.join(str(error).split())[:80]})", "fit the model again") from None
+        raise InputError(beside, f"cannot be read ({' '.join(str(error).split())[:80]})", REFIT) from None
 
 
 def _old_ridge(plain: dict[str, Any]) -> TargetModel:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from fusion3d import __version__
-from fusion3d.errors import InputError
 from fusion3d.evaluation.table import text_table
-from fusion3d.io.whole_file import write_whole
+from fusion3d.io.json_file import file_of, parsing, read_json, write_json
 from fusion3d.tasks.conformal import LEVEL
 from fusion3d.tasks.coverage import Coverage
 from fusion3d.tasks.scores import Scores
@@ -167,7 +165,7 @@ class Scorecard:
 
     def write(self, path: str | Path) -> Path:
         """Write `scores.json`, whole or not at all."""
-        return write_whole(Path(path), json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
+        return write_json(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -178,14 +176,10 @@ class Scorecard:
         InputError
             It is missing or is no such file.
         """
-        path = Path(path)
-        path = path / SCORES_FILE if path.is_dir() else path
-        if not path.is_file():
-            raise InputError(path, "no scores there", _REMEDY)
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-            if plain.pop("format") != _FORMAT:
-                raise ValueError("another format")
+        path = file_of(path, SCORES_FILE, "no scores there", _REMEDY)
+        with parsing(path, "is not a file of scores", _REMEDY):
+            plain = read_json(path, _FORMAT)
+            del plain["format"]
             if "penalty" in plain:
                 plain["chosen"] = {"penalty": plain.pop("penalty")}
                 plain["fold_chosen"] = [{"penalty": found} for found in plain.pop("fold_penalties")]
@@ -196,9 +190,6 @@ class Scorecard:
                 if plain.get(name) is not None:
                     plain[name] = kind(plain[name])
             return cls(**plain)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:80]
-            raise InputError(path, f"is not a file of scores ({type(error).__name__}: {reason})", _REMEDY) from None
 
 
 _READ: dict[str, Callable[[Any], Any]] = {

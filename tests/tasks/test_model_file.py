@@ -150,9 +150,9 @@ def test_arrays_that_belong_but_make_no_sense_are_refused_in_one_line(tmp_path, 
 
 def test_missing_and_unreadable_files_are_refused(tmp_path):
     refused(tmp_path, "no model there")
-    for text, message in (("{", "cannot be read as JSON"), ("[1]", "not a model"), ("[" * 100_000, "cannot be read as JSON")):
+    for text in ("{", "[1]", "[" * 100_000):
         (tmp_path / "model.json").write_text(text)
-        refused(tmp_path, message)
+        refused(tmp_path, "is not a model")
 
 
 def test_write_into_a_folder_that_is_not_there_is_refused(tmp_path):

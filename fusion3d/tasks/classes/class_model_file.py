@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from fusion3d.errors import InputError
+from fusion3d.io.json_file import has_format, parsing
 from fusion3d.tasks.classes import CLASSIFIERS
 from fusion3d.tasks.classes.class_model import ClassModel
 from fusion3d.tasks.classes.legend import Legend
-from fusion3d.tasks.model_file import DAMAGED, MODEL_FILE, Arrays, read_arrays, read_plain, write_files
+from fusion3d.tasks.model_file import MODEL_FILE, REFIT, Arrays, read_arrays, read_plain, write_files
 
 FORMAT, _VERSION = "fusion3d class model", 1
 _PLAIN = ("task", "target", "kind", "temperature", "version")
@@ -40,22 +40,13 @@ def read_class_model(path: str | Path) -> ClassModel:
     path, plain = read_plain(path, (FORMAT,))
     if plain.get("format_version") != _VERSION:
         raise InputError(path, "is a model of another version of fusion3d", "fit it again, or update fusion3d")
-    try:
+    with parsing(path, "is damaged", REFIT):
         return _model(plain, read_arrays(path, plain))
-    except DAMAGED as error:
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(path, f"is damaged ({type(error).__name__}: {reason})", "fit the model again") from None
 
 
 def is_class_model(path: str | Path) -> bool:
     """Whether a file, or the model of a folder, is one of classes; False for what cannot be read."""
-    path = Path(path)
-    path = path / MODEL_FILE if path.is_dir() else path
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(plain, dict) and plain.get("format") == FORMAT
+    return has_format(path, MODEL_FILE, FORMAT)
 
 
 def _model(plain: dict[str, Any], arrays: Arrays) -> ClassModel:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.io.whole_file import write_whole
+from fusion3d.io.csv_table import write_columns
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -49,14 +46,4 @@ class HeldOutCells:
 
     def write(self, path: str | Path) -> Path:
         """Write the table as CSV, whole or not at all."""
-        text = io.StringIO()
-        names = [item.name for item in fields(self) if getattr(self, item.name) is not None]
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(names)
-        for row in zip(*(getattr(self, name) for name in names), strict=True):
-            writer.writerow([_text(value) for value in row])
-        return write_whole(Path(path), text.getvalue())
-
-
-def _text(value: Any) -> str:
-    return f"{value:.10g}" if isinstance(value, float | np.floating) else str(value)
+        return write_columns(path, self)
