@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fusion3d.errors import ConfigError
 from fusion3d.evaluation.blocks import random_folds, spatial_folds, stratum_folds
-from fusion3d.tasks.classes.labelled_cells import LabelledCells
+from fusion3d.tasks.classes.cell_samples import LabelledCells
 from fusion3d.tasks.scorecard import FoldFacts
 
 Float64 = npt.NDArray[np.float64]

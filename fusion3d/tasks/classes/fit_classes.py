@@ -22,11 +22,12 @@ from fusion3d.tasks.classes import CLASS_TASKS, ClassifierFamily, classifier_fam
 from fusion3d.tasks.classes.calibration import calibration_error, fit_temperature, tempered
 from fusion3d.tasks.classes.cell_features import cell_bands, cell_statistics
 from fusion3d.tasks.classes.cell_folds import CellFolds, cell_folds
+from fusion3d.tasks.classes.cell_samples import LabelledCells
 from fusion3d.tasks.classes.class_card import ClassCard
 from fusion3d.tasks.classes.class_model import ClassModel
 from fusion3d.tasks.classes.class_model_file import write_class_model
 from fusion3d.tasks.classes.held_out_cells import HeldOutCells
-from fusion3d.tasks.classes.labelled_cells import LabelledCells, is_raster, labelled_cells
+from fusion3d.tasks.classes.labelled_cells import is_raster, labelled_cells
 from fusion3d.tasks.classes.legend import read_class_names, read_confidence
 from fusion3d.tasks.classes.scores import ClassScores, by_lot, class_scores
 from fusion3d.tasks.fit_folder import write_fit
