@@ -99,7 +99,8 @@ def _count(value: int) -> str:
     return f"{value:,}".replace(",", " ")
 
 
-def _when(facts: SensorFacts) -> str:
+def when(facts: SensorFacts) -> str:
+    """The dates of a sensor in words."""
     if not facts.dates:
         return "no\u00a0date"
     first, last = min(facts.dates), max(facts.dates)
@@ -120,7 +121,7 @@ def inputs_section(view: StoreView) -> str:
     facts = sensor_facts(store)
     covers = {item.name: view.coverage(item.name) for item in facts}
     rows = [
-        [item.name, item.content, item.bands, _when(item), item.resolution, f"{covers[item.name].seen:.1%}".replace("%", " %")]
+        [item.name, item.content, item.bands, when(item), item.resolution, f"{covers[item.name].seen:.1%}".replace("%", " %")]
         for item in facts
     ]
     header = ["sensor", "what there is", "bands", "dates", "resolution", "columns seen"]

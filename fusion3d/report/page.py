@@ -20,12 +20,15 @@ from fusion3d.report.inputs import inputs_section
 from fusion3d.report.losses import losses_section
 from fusion3d.report.markup import Section, damaged, missing
 from fusion3d.report.material import Material
+from fusion3d.report.method import data_dates, method_section
 from fusion3d.report.predictions import predictions_section
 from fusion3d.report.probes import probes_section, read_probes
+from fusion3d.report.raster_view import facts
 from fusion3d.report.retrieval import read_retrieval, retrieval_tables
 from fusion3d.report.robustness import read_robustness, robustness_section
 from fusion3d.report.scene3d import scene_section
 from fusion3d.report.summary import summary_section
+from fusion3d.report.validation import validation_section
 from fusion3d.store.reader import Store
 from fusion3d.tasks.classes.class_card import is_class_fit
 from fusion3d.tasks.scorecard import SCORES_FILE
@@ -106,6 +109,8 @@ def sections(material: Material) -> list[Section]:
         ("biomass", "Map of classes" if classes else "Biomass map", lambda: _map(material)),
         ("predictions", "Predicted against measured", lambda: _predictions(material)),
         *_class_tasks(material),
+        ("validation", "Validation record", lambda: _validation(material)),
+        ("method", "Method, for a paper", lambda: method_section(material)),
         ("scene3d", "The place in 3D", lambda: scene_section(material.view, material.embedding)),
         (
             "environment",
@@ -168,6 +173,14 @@ def _predictions(material: Material) -> str:
     if material.fit is None:
         return missing("Nothing was fitted to field plots", FIT)
     return class_predictions_section(material.fit) if is_class_fit(material.fit) else predictions_section(material.fit)
+
+
+def _validation(material: Material) -> str:
+    if material.fit is None or is_class_fit(material.fit):
+        return missing("Nothing continuous was fitted to field plots", FIT)
+    product = material.map
+    header = None if product is None or is_class_map(product) else facts(product, 1 << 30)
+    return validation_section(material.fit, header, data_dates(material))
 
 
 def _class_tasks(material: Material) -> list[tuple[str, str, Callable[[], str]]]:

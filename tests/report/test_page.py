@@ -21,8 +21,8 @@ from fusion3d.report.page import write_report
 from tests.report.runs import write_everything, write_retrieval, write_run
 
 SECTIONS = (
-    "summary", "inputs", "embedding", "retrieval", "probes", "robustness", "losses", "biomass", "predictions", "scene3d",
-    "environment",
+    "summary", "inputs", "embedding", "retrieval", "probes", "robustness", "losses", "biomass", "predictions",
+    "validation", "method", "scene3d", "environment",
 )  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def test_damaged_files_cost_their_own_sections_only(run):
     text = read(write_report(run)).text
     assert tuple(text) == SECTIONS
     broken = {name for name, body in text.items() if "cannot be shown" in body}
-    assert broken == {"retrieval", "probes", "robustness", "predictions", "biomass", "losses"}
+    assert broken == {"retrieval", "probes", "robustness", "predictions", "validation", "biomass", "losses"}
     for section, name in (
         ("retrieval", "retrieval.json"), ("predictions", "predictions.csv"), ("biomass", "agb.tif"), ("losses", "metrics.csv"),
     ):  # fmt: skip
