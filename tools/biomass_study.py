@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test", type=int, default=300, help="test plots")
     parser.add_argument("--radius", type=float, default=12.0, help="of a plot, metres")
-    parser.add_argument("--model", action="append", help="for the maps [default: ridge, forest]")
+    parser.add_argument("--model", action="append", help="for the maps; may be given several times [default: ridge, forest]")
     parser.add_argument("--disturbed-store", type=Path, help="another store of the test ground, for the area-based approach")
     parser.add_argument("--disturbed-map", type=Path, action="append", default=[], help="for each --map its twin on such data")
     parser.add_argument("--out", type=Path, help="JSON of all runs")
@@ -100,7 +100,7 @@ def study(options: argparse.Namespace, store: Store, seed: int) -> Iterator[dict
             for kind in ("forest", "power") if name == "area-based" else options.model or ("ridge", "forest"):
                 try:
                     model = fit_arrays(
-                        family(kind), own.values[:count], measured[:count], split, names=own.names, level=LEVEL,
+                        family(kind, own.names), own.values[:count], measured[:count], split, names=own.names, level=LEVEL,
                         target="agb", unit="Mg/ha", transform="none", nonnegative=True,
                     ).model  # fmt: skip
                 except ConfigError as error:

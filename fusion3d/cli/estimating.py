@@ -60,8 +60,9 @@ def fit(
     model: Annotated[
         str | None,
         typer.Option(
-            help="ridge (linear), forest (random forest), boosting (boosted trees), mlp (small network), or power (power law "
-            "of a few positive predictors, such as height metrics); of classes linear or forest [default: ridge, or linear]."
+            help="ridge (linear), banded (linear, with a weight for the bands of each sensor), forest (random forest), boosting "
+            "(boosted trees), mlp (small network), or power (power law of a few positive predictors, such as height metrics); of "
+            "classes linear or forest [default: ridge, or linear]."
         ),
     ] = None,
     classes: Annotated[

@@ -38,7 +38,11 @@ def embed(
         ),
     ] = None,
     features: Annotated[
-        str, typer.Option(help="shared: what sensors are compared by. all: also fused features with what only one sensor knows.")
+        str,
+        typer.Option(
+            help="shared: what sensors are compared by. all: also fused features with what only one sensor knows. sensors: also "
+            "the features of each sensor, in bands of its own."
+        ),
     ] = "shared",
     picture: Annotated[Path | None, typer.Option(help="Also draw the first three principal components to this PNG.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FUSION = "precision"
 """Where the checkpoint has a trained fusion, else the mean: see `tools/bench_fusion.py`."""
-FEATURES = ("shared", "all")
+FEATURES = ("shared", "all", "sensors")
 _AT_ONCE = 1 << 15
 """Cells fused at a time."""
 _TIFF, _PARQUET = (".tif", ".tiff"), (".parquet", ".geoparquet")
@@ -108,7 +108,8 @@ def embed(
     out : one file or several; .tif is a COG with bands emb_000, emb_001, ..., .parquet a GeoParquet with a row per observed cell
     fusion : mean, precision or attention; None takes precision where the checkpoint has a trained fusion, else mean
     features : shared gives the unit vectors that sensors are compared with; all adds the fused features as fused_000, fused_001,
-        ..., which also keep what only one sensor knows
+        ..., which also keep what only one sensor knows; sensors adds to the shared ones the features of each sensor's encoder as
+        als_000, ..., s2_000, ...: 0 where that sensor did not see the cell
     sensors : to use; None takes all that checkpoint and store have
     resolution : side of a cell, metres: the column size times or over an integer; None for the column
     tile : side of a tile, columns: more memory when larger, the same values
@@ -222,6 +223,9 @@ class Mapper:
     def bands(self) -> list[str]:
         """Names of the dimensions of an embedding."""
         shared = [f"emb_{number:03d}" for number in range(int(self.module.encoders[self.names[0]].shared_dim))]
+        if self.features == "sensors":
+            widths = {name: int(self.module.encoders[name].width) for name in self.names}
+            return [*shared, *(f"{name}_{number:03d}" for name, width in widths.items() for number in range(width))]
         if self.features == "shared" or self._trained is None:
             return shared
         return [*shared, *(f"fused_{number:03d}" for number in range(self._trained.width))]
@@ -279,10 +283,22 @@ class Mapper:
             values, observed = found.shared, found.observed
         # a fused vector of length 0 has no direction; it is not an embedding
         observed = observed & (values.abs().sum(dim=1) > 0)
-        if self._trained is not None and self.features == "all":
+        if self.features == "sensors":
+            values = torch.cat((values, self._by_sensor(parts, values)), dim=1)
+        elif self._trained is not None and self.features == "all":
             features = found.features if self.fusion == "attention" else self._trained.attention(parts).features
             values = torch.cat((values, features), dim=1)
         return values, observed
+
+    def _by_sensor(self, parts: dict[str, ColumnEmbedding], like: Tensor) -> Tensor:
+        """Features of all sensors side by side, 0 where a sensor saw nothing."""
+        found = []
+        for name in self.names:
+            if name in parts:
+                found.append(torch.where(parts[name].present.unsqueeze(1), parts[name].features, 0.0))
+            else:
+                found.append(like.new_zeros(len(like), int(self.module.encoders[name].width)))
+        return torch.cat(found, dim=1)
 
     @torch.inference_mode()
     def encode(self, window: Window, batches: dict[str, ChipBatch]) -> dict[str, ColumnEmbedding]:

@@ -33,7 +33,8 @@ from fusion3d.tasks.held_out import HeldOut
 from fusion3d.tasks.label_noise import noise_note
 from fusion3d.tasks.model import ORIGIN_TAGS, TargetModel
 from fusion3d.tasks.model_file import write_model
-from fusion3d.tasks.regressors import Family, family
+from fusion3d.tasks.regressors import family
+from fusion3d.tasks.regressors.banded import groups_of
 from fusion3d.tasks.scorecard import FoldFacts, Quartile, Scorecard
 from fusion3d.tasks.scores import Scores, score
 from fusion3d.tasks.support import PlotFeatures, means_under, require_map, statistics_under
@@ -102,7 +103,7 @@ def fit(
     sensitivity, geolocation : of footprints, as for `read_l4a`; 0.9 and 10 m for None
     out : folder for model.json and model.safetensors, scores.json and predictions.csv
     task : biomass: the variable has no negative values
-    model : ridge, forest, boosting, mlp or power
+    model : ridge, banded, forest, boosting, mlp or power
     transform : of the target: none, sqrt or log1p
     scheme : "blocks" of ground, "random" plots (with a warning), or "strata", each held out in turn
     block : side of a block, metres; None chooses it from the plots
@@ -145,8 +146,11 @@ def fit(
     if not table.unit:
         notes.append(f"no --unit given: the map will not say what its {target} is in")
     table, features = _on_data(table, means_under(embedding, table.geometry, table.gaussian), embedding, notes)
+    chosen_family = family(model, features.names)
     split = _folds(table, scheme, embedding.pixel * scale, scale, block, folds, buffer, seed)
     notes += split.notes
+    if model == "ridge" and len(several := groups_of(features.names)) > 2:
+        notes.append(f"the bands are of {', '.join(several)}: --model banded gives each its own weight, ridge one to all")
     about = {"target": target, "unit": table.unit, "transform": transform, "nonnegative": True}
     origin = {name: embedding.tags[name] for name in ORIGIN_TAGS if name in embedding.tags}
     trained_on = {"embedding": str(embedding_map), **origin, "labels": named(labels), "plots": str(len(table))}
@@ -156,7 +160,7 @@ def fit(
     )  # fmt: skip
     notes += noise_note(chosen_family, table.noise, transform, found.chosen, table.unit)
     raster = None if baseline is None else open_raster(baseline, crs=crs)
-    beside = None if raster is None else _baseline(chosen_family, raster, table, split, about, notes)
+    beside = None if raster is None else _baseline(model, raster, table, split, about, notes)
     standard = None if store is None else area_based(store, table, split, about, notes, _FEWEST_PLOTS)
     held_out = HeldOut(
         plot=table.ids,
@@ -252,9 +256,7 @@ def _training_means(values: Float64, split: Folds) -> Float64:
     return found
 
 
-def _baseline(
-    kind: Family[Any], raster: RasterFile, table: PlotTable, split: Folds, about: dict[str, Any], notes: list[str]
-) -> Float64:
+def _baseline(model: str, raster: RasterFile, table: PlotTable, split: Folds, about: dict[str, Any], notes: list[str]) -> Float64:
     """[P] held-out predictions from a raster's mean and percentiles under each plot, in the same folds."""
     found = statistics_under(raster, table.to_crs(raster.crs).geometry)
     used, missing = found.usable, int((~found.usable).sum())
@@ -262,7 +264,8 @@ def _baseline(
         raise InputError(raster.path, f"has data under {int(used.sum())} of {len(table)} plots", "give one of the same place")
     if missing:
         notes.append(f"the baseline raster has no data under {missing} plots: it is scored on the other {int(used.sum())}")
-    return cross_fit(kind, np.where(used[:, None], found.values, 0.0), table.values, split, about, used, table.noise).predicted
+    values, kind = np.where(used[:, None], found.values, 0.0), family(model, found.names)
+    return cross_fit(kind, values, table.values, split, about, used, table.noise).predicted
 
 
 def _score(predicted: Float64, held_out: HeldOut, seed: int, which: BoolArray | None = None) -> Scores:

@@ -293,3 +293,31 @@ def test_a_checkpoint_without_fusion_is_mapped_by_the_mean_and_refuses_more(scen
 def test_unknown_ways_to_fuse_are_named(scene, tmp_path, options, text):
     with pytest.raises(ConfigError, match=text):
         embed(*scene, tmp_path / "emb.tif", progress=False, **options)
+
+
+def test_features_of_each_sensor_stand_beside_the_shared_ones_and_are_0_where_it_saw_nothing(scene, tmp_path):
+    path = tmp_path / "sensors.tif"
+    values = mapped(scene, path, sensors=["als", "s2"], features="sensors")
+    np.testing.assert_array_equal(values[:8], mapped(scene, tmp_path / "shared.tif", sensors=["als", "s2"]))
+    with rasterio.open(path) as dataset:
+        names = list(dataset.descriptions)
+    width = (len(names) - 8) // 2
+    assert names[8:] == [f"{sensor}_{number:03d}" for sensor in ("als", "s2") for number in range(width)]
+    als, s2 = values[8 : 8 + width], values[8 + width :]
+    unseen = np.zeros((ROWS, COLS), bool)
+    unseen[NO_POINTS] = True
+    assert not als[:, unseen].any()
+    assert np.abs(als[:, ~unseen]).max(axis=0).min() > 0
+    assert np.abs(s2).max(axis=0).min() > 0
+    alone = mapped(scene, tmp_path / "s2.tif", sensors=["s2"], features="sensors")
+    np.testing.assert_allclose(alone[8:], s2, atol=1e-6)
+    # tiles of which a sensor saw nothing have its bands too
+    np.testing.assert_allclose(
+        mapped(scene, tmp_path / "cut.tif", sensors=["als", "s2"], features="sensors", tile=3), values, atol=1e-5
+    )
+
+
+def test_features_of_sensors_need_no_trained_fusion(scene, tmp_path):
+    old = without_fusion(scene[0], tmp_path / "old.ckpt"), scene[1]
+    found = mapped(old, tmp_path / "old.tif", sensors=["als", "s2"], features="sensors")
+    np.testing.assert_array_equal(found[8:], mapped(scene, tmp_path / "new.tif", sensors=["als", "s2"], features="sensors")[8:])

@@ -197,7 +197,7 @@ def test_six_plots_are_enough_and_five_are_not(place, tmp_path):
         ({"transform": "cube"}, "--transform 'cube'"),
         ({"scheme": "stripes"}, "blocks or random or strata"),
         ({"scheme": "strata"}, "needs --stratum"),
-        ({"model": "svm"}, "--model 'svm': give one of ridge, forest, boosting, mlp, power"),
+        ({"model": "svm"}, "--model 'svm': give one of ridge, banded, forest, boosting, mlp, power"),
         ({"model": "power"}, "--model power needs positive features: 12 of 12 bands"),
         ({"model": "power", "transform": "sqrt"}, "--model power has its own way"),
         ({"level": 1.0}, "--level 1 must lie between 0 and 1"),

@@ -93,5 +93,5 @@ def test_few_rows_of_many_features_one_of_them_constant_are_enough(name):
 
 
 def test_family_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match=r"--model 'cubist': give one of ridge, forest, boosting, mlp, power"):
+    with pytest.raises(ConfigError, match=r"--model 'cubist': give one of ridge, banded, forest, boosting, mlp, power"):
         family("cubist")
