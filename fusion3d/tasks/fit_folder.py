@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,12 +21,19 @@ class Writable(Protocol):
     def write(self, path: str | Path) -> Path: ...
 
 
-def write_fit(folder: Path, write_model: Callable[[Path], object], card: Writable, held_out: Writable) -> None:
+def write_fit(
+    folder: Path,
+    write_model: Callable[[Path], object],
+    card: Writable,
+    held_out: Writable,
+    write_more: Callable[[Path], Sequence[str]] | None = None,
+) -> None:
     """Write a fit's files, those of one that was there before being replaced together.
 
     Parameters
     ----------
     write_model : writes the model's JSON to a path, and its arrays beside
+    write_more : writes further files to a folder, and returns their names
 
     Raises
     ------
@@ -39,8 +46,9 @@ def write_fit(folder: Path, write_model: Callable[[Path], object], card: Writabl
         held_out.write(draft / PREDICTIONS_FILE)
         card.write(draft / SCORES_FILE)
         write_model(draft / MODEL_FILE)
+        more = () if write_more is None else write_more(draft)
         # renamed only when all are whole, so that a full disk does not leave a new model with old scores
-        for name in (PREDICTIONS_FILE, SCORES_FILE, ARRAYS_FILE, MODEL_FILE):
+        for name in (*more, PREDICTIONS_FILE, SCORES_FILE, ARRAYS_FILE, MODEL_FILE):
             os.replace(draft / name, folder / name)
     except OSError as error:
         raise InputError(folder, f"cannot be written ({error.strerror or error})", "give another --out") from None

@@ -13,8 +13,9 @@ from typing import Any
 from fusion3d.errors import ConfigError, Fusion3DError
 from fusion3d.evaluation.label_tables import Labels
 from fusion3d.evaluation.table import text_table
-from fusion3d.tasks.fit import FitResult, fit
+from fusion3d.tasks.fit import fit
 from fusion3d.tasks.scorecard import score_cells
+from fusion3d.tasks.scored_fit import FitResult
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Scorecard:
     kind : of the model; method : in a sentence, with its source
     baseline : of the same kind of model on the baseline raster's mean and percentiles, on the plots that it covers; None without
         one
-    area_based : of the area-based approach on the points of `store`, by method; None without a store
+    area_based : of other methods in the same folds, by name: the area-based approach on the points of `store`, for instance
     strata : of the model, by stratum; None without strata
     quartiles : of the model, by quarter of prediction
     level : of intervals

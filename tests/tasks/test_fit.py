@@ -232,7 +232,7 @@ def test_failure_while_writing_keeps_the_files_of_an_earlier_fit(place, tmp_path
     def full(model, path):
         raise InputError(path, "cannot be written (No space left on device)")
 
-    monkeypatch.setattr("fusion3d.tasks.fit.write_model", full)
+    monkeypatch.setattr("fusion3d.tasks.scored_fit.write_model", full)
     with pytest.raises(InputError, match="No space left"):
         fit(place.embedding, place.labels, "agb", tmp_path / "out", unit="Mg/ha", seed=1)
     assert {item.name: item.read_bytes() for item in (tmp_path / "out").iterdir()} == before
