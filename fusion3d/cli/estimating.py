@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,7 +40,9 @@ def metrics(
 @app.command(context_settings={"allow_extra_args": True})
 def fit(
     context: typer.Context,
-    embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif).")],
+    embedding: Annotated[
+        Path, typer.Argument(help="Map of `fusion3d embed` (.tif); with --finetune the run of `fusion3d pretrain`.")
+    ],
     labels: Annotated[
         list[str],
         typer.Option(
@@ -102,6 +104,13 @@ def fit(
     ] = None,
     level: Annotated[float, typer.Option(help="Share of measured values that intervals of predictions shall cover.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Of the blocks, the bootstrap, and models that draw lots.")] = 0,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Train the encoders of a run further on the plots; needs --store.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Of --finetune, in each fold [default: 100].")] = None,
+    sensors: Annotated[str | None, typer.Option(help="Of --finetune, comma-separated [default: all that both have].")] = None,
+    device: Annotated[str, typer.Option(help="Of --finetune: cpu, cuda, or auto.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """A model on frozen embeddings from plots or classes of ground, scored on blocks of ground that it never saw.
 
@@ -114,6 +123,21 @@ def fit(
     from fusion3d.tasks.fit import TASKS
 
     files = [*labels, *_further_labels(context.args, labels)]
+    if finetune:
+        given = {
+            "--task": None if task == "biomass" else task, "--model": model, "--classes": classes, "--confidence": confidence,
+            "--band": band, "--label-nodata": label_nodata, "--sensitivity": sensitivity, "--geolocation": geolocation,
+            "--transform": None if transform == "none" else transform, "--baseline": baseline,
+        }  # fmt: skip
+        tuned = _tuned(
+            embedding, files, variable, target, given, store=store, sensors=listed(sensors), steps=steps, unit=unit,
+            radius=radius, layer=layer, crs=crs, stratum=stratum, scheme=scheme, block=block, folds=folds, level=level, seed=seed,
+            device=device, progress=not quiet,
+        )  # fmt: skip
+        out.print(tuned, markup=False)
+        return
+    if alone := [name for name, value in (("--steps", steps), ("--sensors", sensors)) if value is not None]:
+        raise ConfigError(f"{alone[0]} is for --finetune")
     shared = {
         "radius": radius, "layer": layer, "crs": crs, "stratum": stratum, "scheme": scheme, "block": block, "folds": folds,
         "baseline": baseline, "seed": seed,
@@ -156,6 +180,22 @@ def fit(
     out.print(str(found), markup=False)
     if found.failed:
         raise typer.Exit(1)
+
+
+def _tuned(
+    run: Path, labels: list[str], target: str | None, out: Path, foreign: dict[str, object], *, store: Path | None,
+    steps: int | None, **options: Any,
+) -> str:  # fmt: skip
+    """Fine-tune, and say how it went."""
+    from fusion3d.tasks.finetune import STEPS, finetune
+
+    if given := [name for name, value in foreign.items() if value is not None]:
+        raise ConfigError(f"{given[0]} has no place with --finetune")
+    if store is None:
+        raise ConfigError("--finetune reads the sensors themselves: say where with --store STORE")
+    if target is None or len(listed(target) or []) != 1:
+        raise ConfigError("--finetune takes one column of the plots to predict: --target NAME")
+    return str(finetune(run, store, labels, target, out, steps=STEPS if steps is None else steps, **options))
 
 
 def _further_labels(extra: list[str], labels: list[str]) -> list[str]:

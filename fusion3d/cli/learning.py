@@ -38,12 +38,13 @@ def embed(
         ),
     ] = None,
     features: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="shared: what sensors are compared by. all: also fused features with what only one sensor knows. sensors: also "
-            "the features of each sensor, in bands of its own."
+            "the features of each sensor, in bands of its own. answer: what fine-tuned encoders answer [default: shared, or "
+            "answer for a run of `fit --finetune`]."
         ),
-    ] = "shared",
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the first three principal components to this PNG.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,

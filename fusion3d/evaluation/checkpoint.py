@@ -33,12 +33,10 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
     """
     import torch
 
-    from fusion3d.pretraining.callbacks import last_checkpoint
     from fusion3d.pretraining.module import CrossModalPretraining
 
     where = _device(device)
-    path = Path(checkpoint)
-    path = last_checkpoint(path) if path.is_dir() else path
+    path = checkpoint_file(checkpoint)
     remedy = "give the .ckpt or the run folder of `fusion3d pretrain`"
     if not path.is_file():
         raise InputError(path, "no checkpoint there", remedy)
@@ -55,6 +53,14 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
         module.configure_model()
     module.trained_steps = 0 if untrained else steps
     return module.eval().to(where)
+
+
+def checkpoint_file(checkpoint: str | Path) -> Path:
+    """The .ckpt of a path to one, or to a run folder."""
+    from fusion3d.pretraining.callbacks import last_checkpoint
+
+    path = Path(checkpoint)
+    return last_checkpoint(path) if path.is_dir() else path
 
 
 def _device(name: str) -> torch.device:

@@ -26,11 +26,13 @@ from fusion3d.store import Store
 _CHIPS = 2
 """Chips of a step."""
 _DATES = 8
-_POINTS = 500
-"""Dates of a series and points of a column that are read in training, drawn anew each time; tests read all."""
+"""Of a series that are read in training, drawn anew each time; tests read all. Points are all read in training too: how many
+there are in a voxel tells the encoder of als something, and tests have them all."""
 _RATE = 1e-3
 _DECAY = 0.05
 _LEAST_COVER = 0.5
+_LEAST_SIDE = 4
+"""Columns on the side of a chip, less what is read around it."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,30 @@ class Labels:
     samples: Samples
     codes: Float64 | None
 
-    @property
-    def outputs(self) -> int:
-        return 1 if self.codes is None else len(self.codes)
-
 
 class SupervisedModel(nn.Module):
     """Encoders of some sensors, a linear head each, and the scale of the labels."""
 
-    def __init__(self, module: CrossModalPretraining, names: Sequence[str], labels: Labels) -> None:
+    def __init__(
+        self,
+        module: CrossModalPretraining,
+        names: Sequence[str],
+        codes: Float64 | None = None,
+        centre: float = 0.0,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.module, self.names, self.codes = module, list(names), labels.codes
-        self.heads = nn.ModuleDict({name: nn.Linear(module.encoders[name].width, labels.outputs) for name in names})
+        self.module, self.names, self.codes, self.centre, self.scale = module, list(names), codes, centre, scale
+        outputs = 1 if codes is None else len(codes)
+        self.heads = nn.ModuleDict({name: nn.Linear(module.encoders[name].width, outputs) for name in names})
+
+    @classmethod
+    def of(cls, module: CrossModalPretraining, names: Sequence[str], labels: Labels) -> SupervisedModel:
+        """A model to be trained on labels, on their scale."""
+        if labels.codes is not None:
+            return cls(module, names, labels.codes)
         values = labels.samples.values
-        self.centre, self.scale = (0.0, 1.0) if labels.codes is not None else (float(values.mean()), float(values.std()) or 1.0)
+        return cls(module, names, None, float(values.mean()), float(values.std()) or 1.0)
 
     def answers(self, features: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Mean of the heads' answers [N, K] over the sensors that saw each column, and where one did."""
@@ -87,6 +99,9 @@ def train_supervised(
     steps: int,
     seed: int,
     advance: Callable[[], None] | None = None,
+    *,
+    encoder_rate: float = _RATE,
+    halo: int = 0,
 ) -> SupervisedModel:
     """Train encoders end to end.
 
@@ -94,23 +109,28 @@ def train_supervised(
     ----------
     module : with the weights to begin with; it is trained in place
     windows : to cut chips from
+    encoder_rate : largest learning rate of the encoders; that of the heads is 0.001
+    halo : columns that are read around a chip, so that its columns are seen with what lies around them
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SupervisedModel(module, names, labels).to(module.device).train()
-        parameters = [*model.heads.parameters(), *(p for name in names for p in module.encoders[name].parameters())]
-        optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY)
+        model = SupervisedModel.of(module, names, labels).to(module.device).train()
+        own = [p for name in names for p in module.encoders[name].parameters()]
+        parameters = [*model.heads.parameters(), *own]
+        groups = [{"params": list(model.heads.parameters()), "top": _RATE}, {"params": own, "top": encoder_rate}]
+        optimizer = torch.optim.AdamW(groups, lr=_RATE, weight_decay=_DECAY)
         generator = np.random.default_rng(seed)
         places = [divmod(int(column), store.grid.cols) for column in sample_columns(labels.samples)]
         centres = [(place, window) for place in places for window in windows if _holds(window, place)]
+        size = max(_LEAST_SIDE, int(module.hparams["scene"]["size"]) - 2 * halo)
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = _RATE * rate(step, min(10, steps // 5), steps)
+                group["lr"] = group["top"] * rate(step, min(10, steps // 5), steps)
             optimizer.zero_grad()
             for _ in range(_CHIPS):
                 place, window = centres[int(generator.integers(len(centres)))]
-                chip = _chip_around(place, window, int(module.hparams["scene"]["size"]), generator)
-                error = _chip_error(model, store, chip, labels.samples, generator)
+                chip = _chip_around(place, window, size, generator)
+                error = _chip_error(model, store, chip, halo, labels.samples, generator)
                 if error is not None:
                     (error / _CHIPS).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -150,13 +170,12 @@ def _chip_around(place: tuple[int, int], window: Window, size: int, generator: n
 
 
 def _chip_error(
-    model: SupervisedModel, store: Store, chip: Window, samples: Samples, generator: np.random.Generator
+    model: SupervisedModel, store: Store, chip: Window, halo: int, samples: Samples, generator: np.random.Generator
 ) -> Tensor | None:
     """Error on the labels that lie in a chip for the greater part; None when the chip's sensors saw none of them."""
-    batch = read_chips(
-        store, [(chip.row, chip.col)], chip.rows, model.names, max_dates=_DATES, max_points_per_column=_POINTS,
-        generator=generator,
-    ).to(model.module.device)  # fmt: skip
+    whole = chip.buffered(halo)
+    batch = read_chips(store, [(whole.row, whole.col)], whole.rows, model.names, max_dates=_DATES, generator=generator)
+    batch = batch.to(model.module.device)
     features = {}
     for name in model.names:
         if name not in batch.sensors:
@@ -172,8 +191,9 @@ def _chip_error(
     row, col = np.mgrid[chip.row : chip.row_stop, chip.col : chip.col_stop]
     columns = (row * store.grid.cols + col).ravel()
     here = samples.take(np.flatnonzero(samples.weight_on(columns) >= _LEAST_COVER - 1e-9))
-    place = np.searchsorted(columns, here.columns).clip(max=len(columns) - 1)
-    known = (columns[place] == here.columns) & seen.cpu().numpy()[place]
+    at = np.searchsorted(columns, here.columns).clip(max=len(columns) - 1)
+    place = (at // chip.cols + halo) * whole.cols + at % chip.cols + halo
+    known = (columns[at] == here.columns) & seen.cpu().numpy()[place]
     owner = np.repeat(np.arange(len(here)), np.diff(here.row_splits))
     share = np.bincount(owner[known], here.weights[known], minlength=len(here))
     if not (share > 0).any():

@@ -28,7 +28,8 @@ from fusion3d.encoders.footprint_cells import FOOTPRINT_RADIUS, ROUNDING, on_cel
 from fusion3d.encoders.fusion import ColumnFusion, check_fusion, fuse
 from fusion3d.encoders.output import ColumnEmbedding
 from fusion3d.errors import ConfigError, StoreError
-from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
+from fusion3d.evaluation.checkpoint import checkpoint_file, choose_sensors, load_pretraining
+from fusion3d.evaluation.tuned_file import answer_band, read_answers
 from fusion3d.grid import Window
 from fusion3d.io.alignment import planar
 from fusion3d.io.geotiff import CogWriter
@@ -37,11 +38,12 @@ from fusion3d.mapping.tiles import MapGrid, read_ahead
 from fusion3d.store import Store
 
 if TYPE_CHECKING:
+    from fusion3d.evaluation.supervised import SupervisedModel
     from fusion3d.pretraining.module import CrossModalPretraining
 
 DEFAULT_FUSION = "precision"
 """Where the checkpoint has a trained fusion, else the mean: see `tools/bench_fusion.py`."""
-FEATURES = ("shared", "all", "sensors")
+FEATURES = ("shared", "all", "sensors", "answer")
 _AT_ONCE = 1 << 15
 """Cells fused at a time."""
 _TIFF, _PARQUET = (".tif", ".tiff"), (".parquet", ".geoparquet")
@@ -96,7 +98,7 @@ def embed(
     resolution: float | None = None,
     tile: int = 64,
     fusion: str | None = None,
-    features: str = "shared",
+    features: str | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> EmbedSummary:
@@ -109,7 +111,8 @@ def embed(
     fusion : mean, precision or attention; None takes precision where the checkpoint has a trained fusion, else mean
     features : shared gives the unit vectors that sensors are compared with; all adds the fused features as fused_000, fused_001,
         ..., which also keep what only one sensor knows; sensors adds to the shared ones the features of each sensor's encoder as
-        als_000, ..., s2_000, ...: 0 where that sensor did not see the cell
+        als_000, ..., s2_000, ...: 0 where that sensor did not see the cell; answer gives the one band of what encoders that
+        were fine-tuned on labels answer. None takes answer for a fine-tuned run and shared for others
     sensors : to use; None takes all that checkpoint and store have
     resolution : side of a cell, metres: the column size times or over an integer; None for the column
     tile : side of a tile, columns: more memory when larger, the same values
@@ -127,7 +130,9 @@ def embed(
     store = store if isinstance(store, Store) else Store.open(store)
     module = load_pretraining(checkpoint, device)
     names = choose_sensors(module, store, sensors)
-    mapper = Mapper(module, store, names, resolution, fusion, features)
+    answers = read_answers(checkpoint_file(checkpoint), module)
+    features = features or ("shared" if answers is None else "answer")
+    mapper = Mapper(module, store, names, resolution, fusion, features, answers)
     tiles = mapper.map.tiles(tile)
     empty, observed, seen = 0, 0, dict.fromkeys(names, 0)
     about = {"sensors": ",".join(names), "checkpoint": str(checkpoint), "resolution": f"{mapper.map.cell:g}"}
@@ -198,6 +203,7 @@ class Mapper:
     names : sensors that checkpoint and store hold
     resolution : side of a cell, metres; None for the column
     fusion, features : as for `embed`
+    answers : target and heads of a fine-tuned run
     """
 
     def __init__(
@@ -208,6 +214,7 @@ class Mapper:
         resolution: float | None = None,
         fusion: str | None = None,
         features: str = "shared",
+        answers: tuple[str, SupervisedModel] | None = None,
     ) -> None:
         self.module, self.store, self.names = module, store, list(names)
         self.map = MapGrid.of(store.grid, resolution)
@@ -218,11 +225,18 @@ class Mapper:
         self._trained: ColumnFusion | None = module.fusion
         self.fusion = choose_fusion(self._trained, fusion, features)
         self.features = features
+        self._answers = answers
+        if features == "answer" and answers is None:
+            raise ConfigError("--features answer is for a run of `fusion3d fit --finetune`")
+        if features == "answer" and fusion is not None:
+            raise ConfigError("--fusion has no place with --features answer: the answers of sensors are averaged")
 
     @property
     def bands(self) -> list[str]:
         """Names of the dimensions of an embedding."""
         shared = [f"emb_{number:03d}" for number in range(int(self.module.encoders[self.names[0]].shared_dim))]
+        if self.features == "answer" and self._answers is not None:
+            return [answer_band(self._answers[0])]
         if self.features == "sensors":
             widths = {name: int(self.module.encoders[name].width) for name in self.names}
             return [*shared, *(f"{name}_{number:03d}" for name, width in widths.items() for number in range(width))]
@@ -276,6 +290,10 @@ class Mapper:
 
     def _fused(self, parts: dict[str, ColumnEmbedding]) -> tuple[Tensor, Tensor]:
         """Embeddings of sites, and where they are."""
+        if self.features == "answer" and self._answers is not None:
+            model = self._answers[1]
+            said, seen = model.answers({name: (part.features, part.present) for name, part in parts.items()})
+            return said * model.scale + model.centre, seen
         if self._trained is None or (self.fusion == "mean" and self.features == "shared"):
             values, observed = fuse({name: (part.shared, part.present) for name, part in parts.items()})
         else:
