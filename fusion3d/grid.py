@@ -125,6 +125,14 @@ class Window:
         """The window grown by `cells` on each side."""
         return Window(self.row - cells, self.col - cells, self.rows + 2 * cells, self.cols + 2 * cells)
 
+    def squares(self, side: int) -> list[Window]:
+        """Squares of `side` cells that cover the window, in row order; the last ones are cut."""
+        return [
+            Window(row, col, min(side, self.row_stop - row), min(side, self.col_stop - col))
+            for row in range(self.row, self.row_stop, side)
+            for col in range(self.col, self.col_stop, side)
+        ]
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -7,31 +7,21 @@ mixed picture. So the probabilities are a file of their own, `<name>_confidence.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
-from fusion3d.errors import ConfigError, InputError
-from fusion3d.evaluation.lattice import Lattice
-from fusion3d.grid import Window, map_crs, metric_unit
-from fusion3d.io.geotiff import CogWriter
-from fusion3d.io.raster import open_raster
+from fusion3d.grid import map_crs, metric_unit
 from fusion3d.io.whole_file import write_whole
-from fusion3d.mapping.tiles import read_ahead
+from fusion3d.mapping.cell_by_cell import Array, CellSource, Layer
 from fusion3d.tasks.classes.class_model import ClassModel
 from fusion3d.tasks.classes.class_model_file import read_class_model
 from fusion3d.tasks.classes.legend import Legend
 from fusion3d.tasks.model import same_origin
-from fusion3d.tasks.support import band_names, read_window, require_map
 
 
 @dataclass(frozen=True)
@@ -103,78 +93,33 @@ def class_map(
     """
     began = time.monotonic()
     path = Path(out)
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        raise ConfigError(f"--out {path}: give a name that ends in .tif")
-    if block < 1:
-        raise ConfigError(f"--block {block} must be at least 1 cell")
     model = model if isinstance(model, ClassModel) else read_class_model(model)
     legend, beside = model.legend, confidence_path(path)
-    source = require_map(open_raster(embedding_map))
-    model.check_bands(band_names(source), embedding_map)
-    for each in (path, beside):
-        if each.exists() and each.samefile(embedding_map):
-            raise ConfigError(f"--out {path}: {each} is the map of embeddings itself; give another name")
-    lattice = Lattice.of(source)
-    windows = [
-        Window(row, col, min(block, lattice.rows - row), min(block, lattice.cols - col))
-        for row in range(0, lattice.rows, block)
-        for col in range(0, lattice.cols, block)
+    layers = [
+        Layer(path, [model.target], dtype="uint8", nodata=legend.nodata, resampling="mode", palette=_palette(legend)),
+        Layer(beside, [f"{model.target}_confidence"], ["1"]),
     ]
-    about = _tags(model, embedding_map, source.tags)
-    place: dict[str, Any] = {
-        "x0": lattice.x0,
-        "y0": lattice.y0,
-        "pixel": lattice.cell,
-        "width": lattice.cols,
-        "height": lattice.rows,
-    }
+    source = CellSource.open(embedding_map, model, [path, beside], block)
+    named = {f"class_{code}": name for code, name in zip(legend.codes, legend.names, strict=True)}
     counts, total = np.zeros(256, np.int64), 0.0
-    with ExitStack() as files:
-        # left in reverse: the probabilities are there before the map is
-        classes = files.enter_context(
-            CogWriter(
-                path,
-                **place,
-                count=1,
-                crs=source.crs,
-                dtype="uint8",
-                nodata=legend.nodata,
-                band_names=[model.target],
-                tags=about,
-                resampling="mode",
-                palette=_palette(legend),
-            )
-        )
-        certainty = files.enter_context(
-            CogWriter(
-                beside,
-                **place,
-                count=1,
-                crs=source.crs,
-                dtype="float32",
-                nodata=math.nan,
-                units="1",
-                band_names=[f"{model.target}_confidence"],
-                tags=about,
-            )
-        )
-        tiles = read_ahead(windows, lambda window: read_window(source, lattice, window))
-        for window, (embedding, seen) in track(tiles, "map", len(windows), console=Console(stderr=True), disable=not progress):
-            if not seen.any():
-                continue
-            codes, sure = np.full(seen.shape, legend.nodata, np.uint8), np.full(seen.shape, np.nan, np.float32)
-            codes[seen], sure[seen] = model.classify_bands(embedding[:, seen])
-            counts += np.bincount(codes[seen], minlength=256)
-            total += float(sure[seen].sum(dtype=np.float64))
-            classes.write(codes[None], window.row, window.col)
-            certainty.write(sure[None], window.row, window.col)
-        if not counts.any():
-            raise InputError(embedding_map, "holds no data: there is nothing to map", "embed a place that a sensor saw")
+
+    def classify(cells: Array) -> list[Array]:
+        codes, sure = model.classify_bands(cells)
+        return [codes[None], sure[None].astype(np.float32)]
+
+    def tally(found: Sequence[Array]) -> None:
+        nonlocal counts, total
+        codes, sure = found
+        counts += np.bincount(codes[0], minlength=256)
+        total += float(sure.sum(dtype=np.float64))
+
+    source.write(layers, source.tags(model, task=model.task, **named), classify, tally, block=block, progress=progress)
+    lattice, crs = source.lattice, source.file.crs
     write_whole(path.with_name(f"{path.name}.aux.xml"), _categories(legend))
-    difference = same_origin(model, source.tags)
+    difference = same_origin(model, source.file.tags)
     return ClassMapSummary(
         path, beside, legend, tuple(int(counts[code]) for code in legend.codes), lattice.rows, lattice.cols,
-        (lattice.cell * metric_unit(map_crs(source.crs))) ** 2, total / int(counts.sum()),
+        (lattice.cell * metric_unit(map_crs(crs))) ** 2, total / int(counts.sum()),
         () if difference is None else (difference,), time.monotonic() - began,
     )  # fmt: skip
 
@@ -195,11 +140,3 @@ def _categories(legend: Legend) -> str:
         f'<PAMDataset>\n  <PAMRasterBand band="1">\n    <CategoryNames>\n{lines}\n    </CategoryNames>\n'
         "  </PAMRasterBand>\n</PAMDataset>\n"
     )
-
-
-def _tags(model: ClassModel, embedding_map: str | Path, tags: Mapping[str, str]) -> dict[str, str]:
-    made = {"task": model.task, "target": model.target, "model": model.kind, "embedding": str(embedding_map)}
-    classes = {f"class_{code}": name for code, name in zip(model.legend.codes, model.legend.names, strict=True)}
-    fitted = {f"fitted_on_{name}": value for name, value in model.trained_on.items()}
-    simulated = {"simulated": tags["simulated"]} if "simulated" in tags else {}
-    return {**made, **classes, **simulated, **fitted, "fusion3d": model.version}

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
-from fusion3d.errors import ConfigError, InputError
-from fusion3d.evaluation.lattice import Lattice
-from fusion3d.grid import Window
-from fusion3d.io.geotiff import CogWriter
-from fusion3d.io.raster import open_raster
-from fusion3d.mapping.tiles import read_ahead
+from fusion3d.mapping.cell_by_cell import CellSource, Layer
 from fusion3d.tasks.conformal import check_level, plots_needed
 from fusion3d.tasks.domain import EXTRAPOLATION
 from fusion3d.tasks.model import TargetModel, same_origin
 from fusion3d.tasks.model_file import read_model
-from fusion3d.tasks.support import band_names, read_window, require_map
 
 
 @dataclass(frozen=True)
@@ -107,49 +98,22 @@ def predict(
         An option is out of range.
     """
     began = time.monotonic()
-    path = Path(out)
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        raise ConfigError(f"--out {path}: give a name that ends in .tif")
-    if block < 1:
-        raise ConfigError(f"--block {block} must be at least 1 cell")
     if level is not None:
         check_level(level)
     model = model if isinstance(model, TargetModel) else read_model(model)
     bands = _Bands(model, model.level if level is None else level, estimate_only)
-    source = require_map(open_raster(embedding_map))
-    model.check_bands(band_names(source), embedding_map)
-    if path.exists() and path.samefile(embedding_map):
-        raise ConfigError(f"--out {path} is the map of embeddings itself; give another name")
-    lattice = Lattice.of(source)
-    windows = [
-        Window(row, col, min(block, lattice.rows - row), min(block, lattice.cols - col))
-        for row in range(0, lattice.rows, block)
-        for col in range(0, lattice.cols, block)
-    ]
-    tally = _Tally(len(bands.names))
-    about = _tags(model, embedding_map, source.tags) | bands.tags
-    writer = CogWriter(
-        path, x0=lattice.x0, y0=lattice.y0, pixel=lattice.cell, width=lattice.cols, height=lattice.rows, count=len(bands.names),
-        crs=source.crs, dtype="float32", nodata=math.nan, band_names=bands.names, units=bands.units, tags=about,
+    layer, tally = Layer(Path(out), bands.names, bands.units), _Tally(len(bands.names))
+    source = CellSource.open(embedding_map, model, [layer.path], block)
+    source.write(
+        [layer], source.tags(model, **bands.tags), lambda cells: [bands.of(cells)], lambda found: tally.add(found[0]),
+        block=block, progress=progress,
     )  # fmt: skip
-    with writer:
-        tiles = read_ahead(windows, lambda window: read_window(source, lattice, window))
-        shown = track(tiles, "map", len(windows), console=Console(stderr=True), disable=not progress)
-        for window, (embedding, seen) in shown:
-            if not seen.any():
-                continue
-            values = np.full((len(bands.names), *seen.shape), np.nan, np.float32)
-            values[:, seen] = bands.of(embedding[:, seen])
-            tally.add(values[:, seen])
-            writer.write(values, window.row, window.col)
-        if not tally.count:
-            raise InputError(embedding_map, "holds no data: there is nothing to map", "embed a place that a sensor saw")
-    difference = same_origin(model, source.tags)
+    difference = same_origin(model, source.file.tags)
     notes = (*bands.notes, *(() if difference is None else (difference,)))
     means = dict(zip(bands.names, tally.totals / tally.count, strict=True))
     outside = means.get(EXTRAPOLATION)
     return PredictSummary(
-        path, model.target, model.unit, bands.names, lattice.rows, lattice.cols, tally.count, tally.low,
+        layer.path, model.target, model.unit, bands.names, source.lattice.rows, source.lattice.cols, tally.count, tally.low,
         float(tally.totals[0] / tally.count), tally.high, tally.zeros if model.nonnegative else 0,
         float(means.get(model.band_named("se"), math.nan)), None if outside is None else round(outside * tally.count), notes,
         time.monotonic() - began,
@@ -182,7 +146,8 @@ class _Bands:
     @property
     def tags(self) -> dict[str, str]:
         """What a reader of the file must know of the bands."""
-        found = {}
+        model = self.model
+        found = {"unit": model.unit, "transform": model.transform, "nonnegative": str(model.nonnegative).lower()}
         if self.intervals is not None:
             found["level"] = f"{self.level:g}"
         if self.domain is not None:
@@ -216,16 +181,3 @@ class _Tally:
         self.zeros += int((values[0] == 0).sum())
         self.totals += values.sum(axis=1, dtype=np.float64)
         self.low, self.high = min(self.low, float(values[0].min())), max(self.high, float(values[0].max()))
-
-
-def _tags(model: TargetModel, embedding_map: str | Path, tags: Mapping[str, str]) -> dict[str, str]:
-    made = {
-        "target": model.target,
-        "model": model.kind,
-        "unit": model.unit,
-        "transform": model.transform,
-        "embedding": str(embedding_map),
-    }
-    fitted = {f"fitted_on_{name}": value for name, value in model.trained_on.items()}
-    simulated = {"simulated": tags["simulated"]} if "simulated" in tags else {}
-    return {**made, **simulated, "nonnegative": str(model.nonnegative).lower(), **fitted, "fusion3d": model.version}
