@@ -80,10 +80,17 @@ class TargetModel:
 
     def predict_bands(self, bands: npt.NDArray[np.floating]) -> Float64:
         """Predictions [...] in the target's unit from bands [D, ...]; all of them finite."""
+        return self.cut(self.predict_bands_uncut(bands))
+
+    def predict_bands_uncut(self, bands: npt.NDArray[np.floating]) -> Float64:
+        """The same, also below 0 where the target cannot be: their mean is not raised by what noise is cut off."""
         if len(bands) != len(self.features):
             raise ConfigError(f"the model has {len(self.features)} features, not {len(bands)}")
-        found = back(self.transform, self.regressor.predict_bands(bands), self.residuals)
-        return np.maximum(found, 0.0) if self.nonnegative else found
+        return back(self.transform, self.regressor.predict_bands(bands), self.residuals)
+
+    def cut(self, predicted: Float64) -> Float64:
+        """Predictions [...], those below 0 raised to it where the target cannot be negative."""
+        return np.maximum(predicted, 0.0) if self.nonnegative else predicted
 
     def predict(self, features: Float64) -> Float64:
         """Predictions [N] from features [N, D]."""

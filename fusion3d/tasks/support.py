@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +118,38 @@ def read_window(file: RasterFile, lattice: Lattice, window: Window) -> tuple[npt
     x0, y0 = lattice.x0 + window.col * lattice.cell, lattice.y0 - window.row * lattice.cell
     patch = file.read(0, Target(file.crs, x0, y0, lattice.cell, window.rows, window.cols))
     return patch.values, patch.valid.all(axis=0)
+
+
+def means_of_squares(
+    values: npt.NDArray[np.generic], seen: npt.NDArray[np.bool_], side: int
+) -> tuple[Float64, npt.NDArray[np.bool_]]:
+    """Means [C, r, c] of squares of cells, as under plots of that shape, and [r, c] where data cover at least half of one.
+
+    Sums run in one order whatever else is computed with a square, so that its mean does not depend on it.
+
+    Parameters
+    ----------
+    values : [C, rows, cols]; the last squares may reach beyond them, where there is no data
+    seen : [rows, cols] where every band has data
+    side : of a square, cells
+    """
+    rows, cols = seen.shape
+    beyond = (0, -rows % side), (0, -cols % side)
+    cells = np.pad(np.where(seen, values, 0).astype(np.float64), ((0, 0), *beyond))
+    count = _sums(np.pad(seen, beyond).astype(np.int64), side)
+    means = np.divide(_sums(cells, side), count, out=np.zeros((len(values), *count.shape)), where=count > 0)
+    return means, count >= LEAST_COVER * side**2
+
+
+def _sums(values: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """Over squares of the last two axes."""
+    down = values[..., ::side, :].copy()
+    for row in range(1, side):
+        down += values[..., row::side, :]
+    found = down[..., ::side].copy()
+    for col in range(1, side):
+        found += down[..., col::side]
+    return found
 
 
 @dataclass(frozen=True)
