@@ -1,7 +1,8 @@
-"""Embeddings as GeoParquet 1.1 (geoparquet.org), one row per observed cell, written tile by tile.
+"""Cells of maps as GeoParquet 1.1 (geoparquet.org), one row per cell with data, written tile by tile.
 
-Columns: `geometry` (WKB point, the cell's centre), `row` and `col` (of the map, south and east of its north-west corner),
-`sensors` (list of the sensors that saw the cell) and `emb_000`, `emb_001`, ... Rows come tile by tile.
+Columns: `geometry` (WKB point, the cell's centre), `row` and `col` (of the map, south and east of its north-west corner), and
+what a map holds of a cell: of embeddings `sensors` (list of the sensors that saw the cell) and `emb_000`, `emb_001`, ... Rows
+come tile by tile.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def point_wkb(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> pa.Arra
     return pa.Array.from_buffers(pa.binary(), len(x), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(points.tobytes())])
 
 
-class EmbeddingTable:
+class CellTable:
     """A GeoParquet file that is filled tile by tile and appears under its name when it is complete.
 
     As a context manager it leaves nothing behind when the body raises; a file that was there before stays.
@@ -46,8 +47,7 @@ class EmbeddingTable:
     ----------
     path : final name
     crs : of the coordinates, horizontal
-    names : of the embedding's dimensions
-    sensors : every sensor that a row may name
+    fields : name and type of the columns beside geometry, row and col
     about : metadata of the file, under the key "fusion3d"
 
     Raises
@@ -57,25 +57,18 @@ class EmbeddingTable:
     """
 
     def __init__(
-        self, path: str | Path, *, crs: CRS, names: Sequence[str], sensors: Sequence[str], about: Mapping[str, str]
+        self, path: str | Path, *, crs: CRS, fields: Sequence[tuple[str, pa.DataType]], about: Mapping[str, str]
     ) -> None:
         self.path = Path(path)
         self.rows = 0
-        self._sensors = list(sensors)
         self._draft = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex[:8]}.draft.parquet")
         geo = {
             "version": "1.1.0",
             "primary_column": "geometry",
             "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Point"], "crs": crs.to_json_dict()}},
         }
-        fields = [
-            ("geometry", pa.binary()),
-            ("row", pa.int64()),
-            ("col", pa.int64()),
-            ("sensors", pa.list_(pa.dictionary(pa.int32(), pa.string()))),
-            *((name, pa.float32()) for name in names),
-        ]
-        self._schema = pa.schema(fields, metadata={"geo": json.dumps(geo), "fusion3d": json.dumps(dict(about))})
+        place = [("geometry", pa.binary()), ("row", pa.int64()), ("col", pa.int64())]
+        self._schema = pa.schema([*place, *fields], metadata={"geo": json.dumps(geo), "fusion3d": json.dumps(dict(about))})
         self._waiting: list[pa.Table] = []
         self._writer: Any = None
         if not self.path.parent.is_dir():
@@ -86,14 +79,13 @@ class EmbeddingTable:
             self.discard()
             raise self._failed(error) from None
 
-    def write(
+    def add(
         self,
         x: npt.NDArray[np.float64],
         y: npt.NDArray[np.float64],
         row: npt.NDArray[np.int64],
         col: npt.NDArray[np.int64],
-        seen: npt.NDArray[np.bool_],
-        embedding: npt.NDArray[np.float32],
+        columns: Sequence[pa.Array],
     ) -> None:
         """Add N rows.
 
@@ -101,23 +93,11 @@ class EmbeddingTable:
         ----------
         x, y : [N] centres, CRS units
         row, col : [N]
-        seen : [N, sensors] in the order of `sensors`
-        embedding : [N, D]
+        columns : [N] each, as `fields`
         """
         if not len(x):
             return
-        splits = np.concatenate([[0], np.cumsum(seen.sum(axis=1))]).astype(np.int32)
-        number = pa.array(np.nonzero(seen)[1].astype(np.int32))
-        named = pa.DictionaryArray.from_arrays(number, pa.array(self._sensors, pa.string()))
-        lists = pa.ListArray.from_arrays(pa.array(splits), named)
-        columns = [
-            point_wkb(x, y),
-            pa.array(row),
-            pa.array(col),
-            lists,
-            *(pa.array(np.ascontiguousarray(values, np.float32)) for values in embedding.T),
-        ]
-        self._waiting.append(pa.Table.from_arrays(columns, schema=self._schema))
+        self._waiting.append(pa.Table.from_arrays([point_wkb(x, y), pa.array(row), pa.array(col), *columns], schema=self._schema))
         self.rows += len(x)
         if sum(len(table) for table in self._waiting) >= _ROWS_A_GROUP:
             self._flush()
@@ -170,3 +150,45 @@ class EmbeddingTable:
             return error
         reason = " ".join(str(error).split())[:160]
         return InputError(self.path, f"cannot be written ({reason})", "free disk space there or write elsewhere")
+
+
+class EmbeddingTable(CellTable):
+    """A `CellTable` of embeddings.
+
+    Parameters
+    ----------
+    path, crs, about : as for `CellTable`
+    names : of the embedding's dimensions
+    sensors : every sensor that a row may name
+    """
+
+    def __init__(
+        self, path: str | Path, *, crs: CRS, names: Sequence[str], sensors: Sequence[str], about: Mapping[str, str]
+    ) -> None:
+        self._sensors = list(sensors)
+        seen = ("sensors", pa.list_(pa.dictionary(pa.int32(), pa.string())))
+        super().__init__(path, crs=crs, fields=[seen, *((name, pa.float32()) for name in names)], about=about)
+
+    def write(
+        self,
+        x: npt.NDArray[np.float64],
+        y: npt.NDArray[np.float64],
+        row: npt.NDArray[np.int64],
+        col: npt.NDArray[np.int64],
+        seen: npt.NDArray[np.bool_],
+        embedding: npt.NDArray[np.float32],
+    ) -> None:
+        """Add N rows.
+
+        Parameters
+        ----------
+        x, y : [N] centres, CRS units
+        row, col : [N]
+        seen : [N, sensors] in the order of `sensors`
+        embedding : [N, D]
+        """
+        splits = np.concatenate([[0], np.cumsum(seen.sum(axis=1))]).astype(np.int32)
+        number = pa.array(np.nonzero(seen)[1].astype(np.int32))
+        named = pa.DictionaryArray.from_arrays(number, pa.array(self._sensors, pa.string()))
+        lists = pa.ListArray.from_arrays(pa.array(splits), named)
+        self.add(x, y, row, col, [lists, *(pa.array(np.ascontiguousarray(values, np.float32)) for values in embedding.T)])
