@@ -213,26 +213,62 @@ def map_(
     target: Annotated[Path, typer.Option("--out", help="Map to write, a COG (.tif).")],
     level: Annotated[float | None, typer.Option(help="Of the interval, such as 0.9 [default: that of the fit].")] = None,
     estimate_only: Annotated[bool, typer.Option("--estimate-only", help="No bands but the estimate.")] = False,
+    uncut: Annotated[
+        bool, typer.Option("--uncut", help="Keep estimates below 0: for means of many cells, which cutting would raise.")
+    ] = False,
+    resolution: Annotated[
+        float | None,
+        typer.Option(help="Cell size, metres; a multiple of the raster's, such as the plots' size [default: the raster's]."),
+    ] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of a raster, or of areas, that state none.")] = None,
+    columns: Annotated[Path | None, typer.Option(help="Table of the mapped cells to write as well, a GeoParquet.")] = None,
+    areas: Annotated[Path | None, typer.Option(help="Polygons to summarise, as `fusion3d total` does; needs --summary.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="Table of the areas to write: .csv, .gpkg or .json.")] = None,
+    name: Annotated[str | None, typer.Option(help="Column of the areas' names.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of a file of areas that has several.")] = None,
     block: Annotated[int, typer.Option(help="Side of what is computed at once, cells; changes memory, never the values.")] = 256,
+    jobs: Annotated[int, typer.Option(help="Threads.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Wall-to-wall map of a variable: estimate, standard error, interval, and where the model extrapolates.
 
-    Of classes: a map with a palette, and NAME_confidence.tif beside it.
+    Of classes: a map with a palette, and NAME_confidence.tif beside it. A run that was stopped leaves OUT.partial; the same
+    command goes on from there.
     """
     from fusion3d.tasks.classes.class_model_file import is_class_model
 
+    if (areas is None) != (summary is None):
+        raise ConfigError("--areas needs --summary, the table to write, and --summary needs --areas")
+    if areas is None and (name is not None or layer is not None):
+        raise ConfigError("--name and --layer are of --areas: give that too")
     if is_class_model(model):
         from fusion3d.mapping.class_map import class_map
 
-        if level is not None or estimate_only:
-            raise ConfigError("--level and --estimate-only are for maps of a continuous variable, not of classes")
-        out.print(str(class_map(model, embedding, target, block=block, progress=not quiet)), markup=False)
+        numbers = {"--level": level, "--resolution": resolution}
+        others = {"--columns": columns, "--areas": areas, "--estimate-only": estimate_only or None, "--uncut": uncut or None}
+        if given := [option for option, value in {**numbers, **others}.items() if value is not None]:
+            raise ConfigError(f"{given[0]} is for maps of a continuous variable, not of classes")
+        classes = class_map(model, embedding, target, crs=crs, block=block, jobs=jobs, progress=not quiet)
+        out.print(str(classes), markup=False)
         return
     from fusion3d.mapping.predict import predict
 
-    found = predict(model, embedding, target, level=level, estimate_only=estimate_only, block=block, progress=not quiet)
+    if areas is not None and summary is not None:
+        from fusion3d.mapping.totals import check_request
+
+        check_request(model, summary, embedding, areas, name=name, layer=layer, crs=crs)
+    found = predict(
+        model, embedding, target, level=level, estimate_only=estimate_only, uncut=uncut, resolution=resolution, crs=crs,
+        columns=columns, block=block, jobs=jobs, progress=not quiet,
+    )  # fmt: skip
     out.print(str(found), markup=False)
+    if areas is not None and summary is not None:
+        from fusion3d.mapping.totals import totals
+
+        table = totals(target, model, summary, areas=areas, name=name, layer=layer, crs=crs, level=level or found.level)
+        out.print(f"\n{table}", markup=False)
+        if table.set_aside:
+            raise typer.Exit(1)
 
 
 @app.command()

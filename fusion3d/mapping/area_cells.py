@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,8 +17,9 @@ from fusion3d.evaluation.lattice import Lattice, is_north_up
 from fusion3d.grid import Window, map_crs, metric_unit
 from fusion3d.io.raster import RasterFile, open_raster
 from fusion3d.tasks.area_variance import MOST_CELLS
+from fusion3d.tasks.domain import EXTRAPOLATION
 from fusion3d.tasks.estimators import Spread
-from fusion3d.tasks.support import LEAST_COVER, read_window
+from fusion3d.tasks.support import LEAST_COVER, band_names, read_window
 
 Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -37,6 +39,7 @@ class AreaCells:
     area, covered : of the area, and of its part with data, m2
     mean : of the map over that part, weighted by area
     above_plots : share of that part where the map is above all predictions of plots
+    extrapolated : share of that part where the map says that its model extrapolates; NaN where it does not say
     weights : [H, W] sum of covered area times standard deviation of the residual, m2 * unit, on square cells
     cell : side of these cells, metres; split : cells of the map on a side of each
     """
@@ -45,6 +48,7 @@ class AreaCells:
     covered: float
     mean: float
     above_plots: float
+    extrapolated: float
     weights: Float64
     cell: float
     split: int
@@ -69,8 +73,9 @@ class MapCells:
         whole = open_raster(path)
         if not is_north_up(whole):
             raise InputError(path, "its pixels are not square with north up", "give a map that `fusion3d map` wrote")
-        first = {name: getattr(whole, name)[:1] for name in ("indexes", "bands", "scale", "offset", "units")}
-        self.file: RasterFile = replace(whole, **first)
+        names = band_names(whole)
+        self.file = _band(whole, 0)
+        self._outside = _band(whole, names.index(EXTRAPOLATION)) if EXTRAPOLATION in names[1:] else None
         self.lattice = Lattice.of(self.file)
         self.scale = metric_unit(map_crs(self.file.crs))
         self.extent = shapely.box(*self.file.bounds)
@@ -80,6 +85,13 @@ class MapCells:
     def _read(self, row: int, col: int) -> tuple[npt.NDArray[np.float64], BoolArray]:
         values, seen = read_window(self.file, self.lattice, self._window(row, col))
         return values[0].astype(np.float64), seen
+
+    def outside(self, window: Window) -> BoolArray | None:
+        """[rows, cols] where the model extrapolates; None where the map does not say."""
+        if self._outside is None:
+            return None
+        values, seen = read_window(self._outside, self.lattice, window)
+        return (values[0] > 0.5) & seen
 
     def _window(self, row: int, col: int) -> Window:
         whole = Window(0, 0, self.lattice.rows, self.lattice.cols)
@@ -139,23 +151,37 @@ class MapCells:
         touched = lattice.covering(shapely.bounds(polygon))
         split = max(1, -(-max(touched.rows, touched.cols) // MOST_CELLS))
         weights = np.zeros((-(-touched.rows // split), -(-touched.cols // split)))
-        covered = total = above = 0.0
+        covered = total = above = outside = 0.0
         for window, values, areas in self.under(polygon):
             used = areas > 0
             covered += float(areas.sum())
             total += float((values[used] * areas[used]).sum())
             above += float(areas[used & (values > highest)].sum())
+            flagged = self.outside(window)
+            outside += math.nan if flagged is None else float(areas[used & flagged].sum())
             down = (window.row - touched.row + np.arange(window.rows)) // split
             right = (window.col - touched.col + np.arange(window.cols)) // split
             part = np.where(used, areas, 0.0) * np.where(used, spread(np.where(used, values, 0.0)), 0.0)
             np.add.at(weights, (down[:, None], right[None, :]), part)
         square = self.scale**2
         mean = total / covered if covered > 0 else np.nan
-        share = above / covered if covered > 0 else 0.0
+        high, beyond = (part / covered if covered > 0 else 0.0 for part in (above, outside))
         return AreaCells(
-            float(polygon.area) * square, covered * square, mean, share, weights * square, lattice.cell * split * self.scale,
-            split,
-        )  # fmt: skip
+            area=float(polygon.area) * square,
+            covered=covered * square,
+            mean=mean,
+            above_plots=high,
+            extrapolated=beyond,
+            weights=weights * square,
+            cell=lattice.cell * split * self.scale,
+            split=split,
+        )
+
+
+def _band(file: RasterFile, number: int) -> RasterFile:
+    """One band of a raster, from 0."""
+    at = slice(number, number + 1)
+    return replace(file, **{name: getattr(file, name)[at] for name in ("indexes", "bands", "scale", "offset", "units")})
 
 
 def _check_areas(file: RasterFile, plane: float) -> None:

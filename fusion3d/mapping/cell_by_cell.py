@@ -1,29 +1,45 @@
-"""Maps that a model makes of a raster cell by cell: what those of a variable and those of classes have in common."""
+"""Maps that a model makes of a raster cell by cell: what those of a variable and those of classes have in common.
+
+Blocks of the map are computed by several threads, in any order, and kept beside the map until all are there; then the files
+are put together. A value depends on its cell alone, so neither the blocks nor the threads nor a kill in between change a bit.
+
+Threads, not processes: decoding a raster and the arithmetic on arrays let other threads run meanwhile, and a process
+would have to import everything and be sent the model first.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryDirectory
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import track
 
+from fusion3d import __version__
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.lattice import Lattice
-from fusion3d.grid import Window
+from fusion3d.evaluation.progress import progress_bar
+from fusion3d.grid import Window, map_crs, metric_unit
 from fusion3d.io.geotiff import CogWriter
-from fusion3d.io.raster import RasterFile, open_raster
-from fusion3d.mapping.tiles import read_ahead
+from fusion3d.io.raster import RasterFile, is_remote, open_raster
+from fusion3d.mapping.finished_blocks import FinishedBlocks
+from fusion3d.prepare.scene import describe_file
 from fusion3d.tasks.model import Trained
-from fusion3d.tasks.support import band_names, read_window, require_map
+from fusion3d.tasks.support import band_names, means_of_squares, read_window, require_map
 
 Array = npt.NDArray[Any]
+
+_AT_ONCE = 256
+"""Cells of the raster on the side of a square that is read at once, where the map's cells are coarser."""
+_MULTIPLE = 1e-6
 
 
 class CellModel(Trained, Protocol):
@@ -36,6 +52,9 @@ class CellModel(Trained, Protocol):
     @property
     def version(self) -> str: ...
     def check_bands(self, names: tuple[str, ...], path: str | Path) -> None: ...
+
+
+M = TypeVar("M", bound=CellModel)
 
 
 @dataclass(frozen=True)
@@ -59,52 +78,90 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class CellSource:
-    """A raster that a model is applied to.
+class Blocks:
+    """How a map is computed; none of it changes a value.
 
     Attributes
     ----------
-    path : as it was given
-    file : the raster
-    lattice : its cells
+    side : of the squares that are computed at once, cells of the map
+    jobs : threads
+    progress : draw a progress bar
     """
 
+    side: int = 256
+    jobs: int = 1
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.side < 1:
+            raise ConfigError(f"--block {self.side} must be at least 1 cell")
+        if self.jobs < 1:
+            raise ConfigError(f"--jobs must be at least 1, not {self.jobs}")
+
+
+@dataclass(frozen=True)
+class CellMap(Generic[M]):
+    """A model on the cells of a raster, or on squares of them.
+
+    Attributes
+    ----------
+    model : that is applied
+    path : of the raster, as it was given
+    file : the raster
+    lattice : cells of the map
+    merge : cells of the raster on the side of one of the map
+    """
+
+    model: M
     path: str | Path
     file: RasterFile
     lattice: Lattice
+    merge: int
 
     @classmethod
-    def open(cls, path: str | Path, model: CellModel, outputs: Sequence[Path], block: int) -> CellSource:
-        """The raster, once it and the options of the map have been found right.
+    def open(
+        cls, model: M, path: str | Path, outputs: Sequence[Path], *, resolution: float | None = None, crs: str | None = None
+    ) -> CellMap[M]:
+        """The map to be made, once raster and files have been found right.
 
         Parameters
         ----------
         outputs : files that are going to be written, the one of `--out` first
-        block : side of the squares that are computed at once
+        resolution : side of the map's cells, metres: a multiple of the raster's; None for those
+        crs : of a raster without one
 
         Raises
         ------
         InputError
-            It cannot be read, or its bands are not those of the fit.
+            The raster cannot be read, or its bands are not those of the fit.
         ConfigError
             An option is out of range.
         """
         out = outputs[0]
         if out.suffix.lower() not in (".tif", ".tiff"):
             raise ConfigError(f"--out {out}: give a name that ends in .tif")
-        if block < 1:
-            raise ConfigError(f"--block {block} must be at least 1 cell")
-        file = require_map(open_raster(path))
+        file = require_map(open_raster(path, crs=crs))
         model.check_bands(band_names(file), path)
         for each in outputs:
             if each.exists() and each.samefile(path):
                 which = "" if each == out else f": {each}"
                 raise ConfigError(f"--out {out}{which} is the map of embeddings itself; give another name")
-        return cls(path, file, Lattice.of(file))
+        own = Lattice.of(file)
+        merge = _merge(path, own.cell * metric_unit(map_crs(file.crs)), resolution)
+        lattice = Lattice(own.x0, own.y0, own.cell * merge, -(-own.rows // merge), -(-own.cols // merge))
+        return cls(model, path, file, lattice, merge)
 
-    def tags(self, model: CellModel, **about: str) -> dict[str, str]:
-        """Of a map of the raster: what it is of, and how it came about."""
+    @property
+    def metres(self) -> float:
+        """Side of a cell of the map."""
+        return self.lattice.cell * metric_unit(map_crs(self.file.crs))
+
+    def tags(self, **about: str) -> dict[str, str]:
+        """Of the map: what it is of, and how it came about."""
+        model = self.model
         made = {"target": model.target, "model": model.kind, "embedding": str(self.path)}
+        if self.merge > 1:
+            made["cells"] = f"means of {self.merge} x {self.merge} cells of the embedding, where data cover half of them"
         fitted = {f"fitted_on_{name}": value for name, value in model.trained_on.items()}
         simulated = {"simulated": self.file.tags["simulated"]} if "simulated" in self.file.tags else {}
         return {**made, **about, **simulated, **fitted, "fusion3d": model.version}
@@ -115,55 +172,147 @@ class CellSource:
         tags: Mapping[str, str],
         values_of: Callable[[Array], Sequence[Array]],
         tally: Callable[[Sequence[Array]], None],
-        *,
-        block: int,
-        progress: bool,
-    ) -> None:
-        """Fill the layers, COGs on the cells of the raster; cells without data are nodata in all of them.
+        save_model: Callable[[M, Path], Any],
+        blocks: Blocks,
+    ) -> tuple[str, ...]:
+        """Fill the layers, COGs on the cells of the map; cells without data are nodata in all of them.
 
         Parameters
         ----------
-        values_of : values [B, n] of each layer from the bands [D, n] of n cells with data
-        tally : is given what each block has
-        block : side of the squares that are computed at once, cells
+        tags : say all that the values depend on beside model and raster
+        values_of : values [B, n] of each layer from the bands [D, n] of n cells with data; called by several threads
+        tally : is given the values [B, n] of each block, in the order of the blocks
+        save_model : writes the model's JSON under a path
+
+        Returns
+        -------
+        In words, what was done with what an earlier run had left.
 
         Raises
         ------
         InputError
-            The raster holds no data, or a file cannot be written; nothing is left under the names.
+            The raster holds no data, or a file cannot be written; no file appears under its name. What was computed stays.
         """
-        lattice, filled = self.lattice, False
+        windows = Window(0, 0, self.lattice.rows, self.lattice.cols).squares(blocks.side)
+        work = FinishedBlocks(layers[0].path, self._key(layers, tags, save_model, blocks))
+        try:
+            filled, notes = self._compute(work, windows, layers, values_of, blocks)
+            if filled:
+                self._assemble(work, windows, layers, tags, tally)
+            work.remove()
+        finally:
+            work.close()
+        if not filled:
+            raise InputError(self.path, "holds no data: there is nothing to map", "embed a place that a sensor saw")
+        return notes
+
+    def _key(
+        self, layers: Sequence[Layer], tags: Mapping[str, str], save_model: Callable[[M, Path], Any], blocks: Blocks
+    ) -> dict[str, Any]:
+        """What the values of the blocks depend on."""
+        file = self.file
+        source: dict[str, Any] = {"path": file.path} if is_remote(file.path) else describe_file(file.path)
+        source |= {"crs": file.crs.to_wkt(), "nodata": file.nodata, "scale": file.scale, "offset": file.offset}
+        with TemporaryDirectory() as folder:
+            # the JSON holds the checksum of the arrays
+            path = Path(folder) / "model.json"
+            save_model(self.model, path)
+            model = hashlib.sha256(path.read_bytes()).hexdigest()
+        bands = [list(layer.band_names) for layer in layers]
+        options = {"lattice": asdict(self.lattice), "bands": bands, "tags": dict(tags), "block": blocks.side}
+        return {"model": model, "raster": source, "options": options, "version": __version__}
+
+    def _compute(
+        self, work: FinishedBlocks, windows: Sequence[Window], layers: Sequence[Layer],
+        values_of: Callable[[Array], Sequence[Array]], blocks: Blocks,
+    ) -> tuple[bool, tuple[str, ...]]:  # fmt: skip
+        """Have all blocks in `work`; whether any holds data, and what was found there, in words."""
+        pending, filled, notes = [], False, []
+        for window in windows:
+            found = work.find(window)
+            if found is None:
+                pending.append(window)
+            else:
+                filled |= bool(found)
+        done = len(windows) - len(pending)
+        if work.differing:
+            notes.append(f"what a run before left unfinished was made with another {' and '.join(work.differing)}: begun anew")
+        if done:
+            notes.append(f"went on from the {done} of {len(windows)} blocks that a run before had finished")
+
+        def one(window: Window) -> bool:
+            bands, seen = self.read(window)
+            found = values_of(bands[:, seen]) if seen.any() else []
+            work.save(window, [_square(layer, values, seen) for layer, values in zip(layers, found)])
+            return bool(found)
+
+        with progress_bar("map", len(windows), blocks.progress) as advance, ThreadPoolExecutor(blocks.jobs) as threads:
+            for _ in range(done):
+                advance()
+            try:
+                for finished in as_completed([threads.submit(one, window) for window in pending]):
+                    filled |= finished.result()
+                    advance()
+            except BaseException:
+                threads.shutdown(cancel_futures=True)
+                raise
+        return filled, tuple(notes)
+
+    def read(self, window: Window) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Bands [D, rows, cols] of cells of the map, and [rows, cols] where there is data."""
+        own = Lattice.of(self.file)
+        if self.merge == 1:
+            return read_window(self.file, own, window)
+        bands = np.zeros((self.file.count, window.rows, window.cols))
+        seen = np.zeros((window.rows, window.cols), np.bool_)
+        for part in window.squares(max(1, _AT_ONCE // self.merge)):
+            under = Window(*(size * self.merge for size in (part.row, part.col, part.rows, part.cols)))
+            cells = read_window(self.file, own, under.intersection(Window(0, 0, own.rows, own.cols)))
+            rows = slice(part.row - window.row, part.row_stop - window.row)
+            cols = slice(part.col - window.col, part.col_stop - window.col)
+            bands[:, rows, cols], seen[rows, cols] = means_of_squares(*cells, self.merge)
+        return bands, seen
+
+    def _assemble(
+        self, work: FinishedBlocks, windows: Sequence[Window], layers: Sequence[Layer], tags: Mapping[str, str],
+        tally: Callable[[Sequence[Array]], None],
+    ) -> None:  # fmt: skip
+        """Make the files of all blocks, in the folder of the blocks, and give them their names."""
+        lattice = self.lattice
         place: dict[str, Any] = {"x0": lattice.x0, "y0": lattice.y0, "pixel": lattice.cell, "crs": self.file.crs}
         place |= {"width": lattice.cols, "height": lattice.rows, "tags": tags}
-        windows = Window(0, 0, lattice.rows, lattice.cols).squares(block)
         with ExitStack() as files:
-            # left in reverse: the further layers are there before the first is
-            writers = [
-                files.enter_context(
-                    CogWriter(
-                        layer.path,
-                        **place,
-                        count=len(layer.band_names),
-                        dtype=layer.dtype,
-                        nodata=layer.nodata,
-                        band_names=layer.band_names,
-                        units=layer.units,
-                        resampling=layer.resampling,
-                        palette=layer.palette,
-                    )
-                )
-                for layer in layers
-            ]
-            tiles = read_ahead(windows, lambda window: read_window(self.file, lattice, window))
-            for window, (bands, seen) in track(tiles, "map", len(windows), console=Console(stderr=True), disable=not progress):
-                if not seen.any():
+            writers = []
+            for layer in layers:
+                about: dict[str, Any] = {"band_names": layer.band_names, "units": layer.units, "dtype": layer.dtype}
+                about |= {"nodata": layer.nodata, "resampling": layer.resampling, "palette": layer.palette}
+                path = work.folder / layer.path.name
+                writers.append(files.enter_context(CogWriter(path, **place, **about, count=len(layer.band_names))))
+            for window in windows:
+                squares = work.load(window)
+                if not squares:
                     continue
-                filled = True
-                found = values_of(bands[:, seen])
-                tally(found)
-                for layer, writer, values in zip(layers, writers, found, strict=True):
-                    square = np.full((len(values), *seen.shape), layer.nodata, layer.dtype)
-                    square[:, seen] = values
+                seen = ~np.isnan(squares[0][0]) if math.isnan(layers[0].nodata) else squares[0][0] != layers[0].nodata
+                tally([square[:, seen] for square in squares])
+                for square, writer in zip(squares, writers, strict=True):
                     writer.write(square, window.row, window.col)
-            if not filled:
-                raise InputError(self.path, "holds no data: there is nothing to map", "embed a place that a sensor saw")
+        for layer in reversed(layers):
+            # the further layers are there before the first is
+            os.replace(work.folder / layer.path.name, layer.path)
+
+
+def _square(layer: Layer, values: Array, seen: npt.NDArray[np.bool_]) -> Array:
+    """[B, rows, cols] from values [B, n] of the cells with data."""
+    square = np.full((len(values), *seen.shape), layer.nodata, layer.dtype)
+    square[:, seen] = values
+    return square
+
+
+def _merge(path: str | Path, cell: float, resolution: float | None) -> int:
+    """Cells of a raster on the side of one of the map."""
+    if resolution is None:
+        return 1
+    merge = round(resolution / cell) if math.isfinite(resolution) else 0
+    if merge < 1 or abs(resolution / (merge * cell) - 1) > _MULTIPLE:
+        raise ConfigError(f"--resolution {resolution:g} is not a multiple of the cells of {path}, which are of {cell:g} m")
+    return merge

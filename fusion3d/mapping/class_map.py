@@ -15,11 +15,10 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from fusion3d.grid import map_crs, metric_unit
 from fusion3d.io.whole_file import write_whole
-from fusion3d.mapping.cell_by_cell import Array, CellSource, Layer
+from fusion3d.mapping.cell_by_cell import Array, Blocks, CellMap, Layer
 from fusion3d.tasks.classes.class_model import ClassModel
-from fusion3d.tasks.classes.class_model_file import read_class_model
+from fusion3d.tasks.classes.class_model_file import read_class_model, write_class_model
 from fusion3d.tasks.classes.legend import Legend
 from fusion3d.tasks.model import same_origin
 
@@ -71,7 +70,14 @@ def confidence_path(path: str | Path) -> Path:
 
 
 def class_map(
-    model: str | Path | ClassModel, embedding_map: str | Path, out: str | Path, *, block: int = 256, progress: bool = False
+    model: str | Path | ClassModel,
+    embedding_map: str | Path,
+    out: str | Path,
+    *,
+    crs: str | None = None,
+    block: int = 256,
+    jobs: int = 1,
+    progress: bool = False,
 ) -> ClassMapSummary:
     """Write the likeliest class of every cell of a map of embeddings and its calibrated probability, two COGs on the same cells.
 
@@ -81,8 +87,8 @@ def class_map(
     ----------
     model : folder or model.json of `fusion3d fit --task landcover`, or the model itself
     out : file that ends in .tif
-    block : side of the squares that are computed at once, cells: more memory when larger, the same values
-    progress : draw a progress bar
+    crs : of a raster without one
+    block, jobs, progress : as for `predict`; a run that was killed is gone on with in the same way
 
     Raises
     ------
@@ -99,12 +105,13 @@ def class_map(
         Layer(path, [model.target], dtype="uint8", nodata=legend.nodata, resampling="mode", palette=_palette(legend)),
         Layer(beside, [f"{model.target}_confidence"], ["1"]),
     ]
-    source = CellSource.open(embedding_map, model, [path, beside], block)
+    blocks = Blocks(block, jobs, progress)
+    cells = CellMap.open(model, embedding_map, [path, beside], crs=crs)
     named = {f"class_{code}": name for code, name in zip(legend.codes, legend.names, strict=True)}
     counts, total = np.zeros(256, np.int64), 0.0
 
-    def classify(cells: Array) -> list[Array]:
-        codes, sure = model.classify_bands(cells)
+    def classify(bands: Array) -> list[Array]:
+        codes, sure = model.classify_bands(bands)
         return [codes[None], sure[None].astype(np.float32)]
 
     def tally(found: Sequence[Array]) -> None:
@@ -113,14 +120,13 @@ def class_map(
         counts += np.bincount(codes[0], minlength=256)
         total += float(sure.sum(dtype=np.float64))
 
-    source.write(layers, source.tags(model, task=model.task, **named), classify, tally, block=block, progress=progress)
-    lattice, crs = source.lattice, source.file.crs
+    notes = cells.write(layers, cells.tags(task=model.task, **named), classify, tally, write_class_model, blocks)
     write_whole(path.with_name(f"{path.name}.aux.xml"), _categories(legend))
-    difference = same_origin(model, source.file.tags)
+    difference = same_origin(model, cells.file.tags)
+    lattice = cells.lattice
     return ClassMapSummary(
-        path, beside, legend, tuple(int(counts[code]) for code in legend.codes), lattice.rows, lattice.cols,
-        (lattice.cell * metric_unit(map_crs(crs))) ** 2, total / int(counts.sum()),
-        () if difference is None else (difference,), time.monotonic() - began,
+        path, beside, legend, tuple(int(counts[code]) for code in legend.codes), lattice.rows, lattice.cols, cells.metres**2,
+        total / int(counts.sum()), (*notes, *(() if difference is None else (difference,))), time.monotonic() - began,
     )  # fmt: skip
 
 

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion3d.mapping.cell_by_cell import CellSource, Layer
+from fusion3d.mapping.cell_by_cell import Blocks, CellMap, Layer
+from fusion3d.mapping.map_columns import check_columns, write_columns
 from fusion3d.tasks.conformal import check_level, plots_needed
 from fusion3d.tasks.domain import EXTRAPOLATION
+from fusion3d.tasks.held_out import PREDICTIONS_FILE, HeldOut
 from fusion3d.tasks.model import TargetModel, same_origin
-from fusion3d.tasks.model_file import read_model
+from fusion3d.tasks.model_file import read_model, write_model
+
+_LARGER = 2.0
+"""Area of plots over that of cells from which errors of plots say too little of cells."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,15 @@ class PredictSummary:
     Attributes
     ----------
     output : file
+    columns : table of the cells; None where that was not asked for
     target, unit : of what is mapped
     bands : names
     rows, cols : of the map
+    cell : side of a cell, metres
+    level : of the interval
     mapped : cells with a value
     low, mean, high : of the values, in `unit`
-    clipped : cells of a model of a non-negative target whose value is 0: it went there or below
+    clipped : cells of a model of a non-negative target whose value is 0, because it went there or below; uncut, 0 or less
     error : mean standard error, in `unit`; NaN where it is not mapped
     extrapolated : cells outside of the model's domain; None where that is not mapped
     notes : in words
@@ -36,11 +44,14 @@ class PredictSummary:
     """
 
     output: Path
+    columns: Path | None
     target: str
     unit: str
     bands: tuple[str, ...]
     rows: int
     cols: int
+    cell: float
+    level: float
     mapped: int
     low: float
     mean: float
@@ -53,15 +64,18 @@ class PredictSummary:
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
+        at = "at 0" if self.low >= 0 else "at 0 or below"
         text = (
-            f"{self.output}: {self.target} on {self.mapped} of {self.rows * self.cols} cells, mean {self.mean:.4g}{unit} "
-            f"({self.low:.4g} to {self.high:.4g}), {self.clipped} at 0"
+            f"{self.output}: {self.target} on {self.mapped} of {self.rows * self.cols} cells of {self.cell:g} m, mean "
+            f"{self.mean:.4g}{unit} ({self.low:.4g} to {self.high:.4g}), {self.clipped} {at}"
         )
         if not math.isnan(self.error):
             text += f", mean standard error {self.error:.4g}{unit}"
         if self.extrapolated is not None:
             text += f", {self.extrapolated} extrapolated"
         text += f"; {self.seconds:.0f} s"
+        if self.columns is not None:
+            text += f"\n{self.columns}: a row for each of the {self.mapped} cells"
         return "\n".join([*(f"note: {note}" for note in self.notes), text])
 
 
@@ -72,7 +86,12 @@ def predict(
     *,
     level: float | None = None,
     estimate_only: bool = False,
+    uncut: bool = False,
+    resolution: float | None = None,
+    crs: str | None = None,
+    columns: str | Path | None = None,
     block: int = 256,
+    jobs: int = 1,
     progress: bool = False,
 ) -> PredictSummary:
     """Write the model's value for every cell of a map of embeddings as a COG on the same cells.
@@ -81,13 +100,22 @@ def predict(
     `agb_lower90_Mg_ha` and `agb_upper90_Mg_ha`, and `extrapolation`, 1 where the model is outside of its domain and 0
     elsewhere. A model of an older version has the first one alone. Cells without an embedding are nodata (NaN) in all of them.
 
+    A run that was killed is gone on with by the next one of the same model, map and options, to the same bits; what another run
+    left unfinished there is dropped.
+
     Parameters
     ----------
     model : folder or model.json of `fusion3d fit`, or the model itself
     out : file that ends in .tif
     level : of the interval; None for that of the fit
     estimate_only : the first band alone
+    uncut : the estimate of a target that cannot be negative keeps its values below 0; error and interval are those of the cut one
+    resolution : side of a cell, metres: a multiple of the raster's, whose bands are averaged over a cell as the fit does over a
+        plot; mapped where data cover half of it. None for the raster's cells
+    crs : of a raster without one
+    columns : GeoParquet of the mapped cells, a row each
     block : side of the squares that are computed at once, cells: more memory when larger, the same values
+    jobs : threads: the same values
     progress : draw a progress bar
 
     Raises
@@ -100,31 +128,68 @@ def predict(
     began = time.monotonic()
     if level is not None:
         check_level(level)
+    plot = None if isinstance(model, TargetModel) else _plot_area(model)
     model = model if isinstance(model, TargetModel) else read_model(model)
-    bands = _Bands(model, model.level if level is None else level, estimate_only)
-    layer, tally = Layer(Path(out), bands.names, bands.units), _Tally(len(bands.names))
-    source = CellSource.open(embedding_map, model, [layer.path], block)
-    source.write(
-        [layer], source.tags(model, **bands.tags), lambda cells: [bands.of(cells)], lambda found: tally.add(found[0]),
-        block=block, progress=progress,
-    )  # fmt: skip
-    difference = same_origin(model, source.file.tags)
-    notes = (*bands.notes, *(() if difference is None else (difference,)))
+    bands = _Bands(model, model.level if level is None else level, estimate_only, uncut)
+    layer, tally, blocks = Layer(Path(out), bands.names, bands.units), _Tally(len(bands.names)), Blocks(block, jobs, progress)
+    outputs = [layer.path] if columns is None else [layer.path, check_columns(columns)]
+    cells = CellMap.open(model, embedding_map, outputs, resolution=resolution, crs=crs)
+    went = cells.write(
+        [layer], cells.tags(**bands.tags), lambda some: [bands.of(some)], lambda found: tally.add(found[0]), write_model, blocks
+    )
+    if columns is not None:
+        write_columns(layer.path, columns)
+    difference = same_origin(model, cells.file.tags)
+    size = None if plot is None or estimate_only else _size_note(plot, cells)
+    notes = (*went, *bands.notes, *(note for note in (size, difference) if note is not None))
     means = dict(zip(bands.names, tally.totals / tally.count, strict=True))
     outside = means.get(EXTRAPOLATION)
     return PredictSummary(
-        layer.path, model.target, model.unit, bands.names, source.lattice.rows, source.lattice.cols, tally.count, tally.low,
-        float(tally.totals[0] / tally.count), tally.high, tally.zeros if model.nonnegative else 0,
-        float(means.get(model.band_named("se"), math.nan)), None if outside is None else round(outside * tally.count), notes,
-        time.monotonic() - began,
-    )  # fmt: skip
+        output=layer.path,
+        columns=None if columns is None else Path(columns),
+        target=model.target,
+        unit=model.unit,
+        bands=bands.names,
+        rows=cells.lattice.rows,
+        cols=cells.lattice.cols,
+        cell=cells.metres,
+        level=bands.level,
+        mapped=tally.count,
+        low=tally.low,
+        mean=float(tally.totals[0] / tally.count),
+        high=tally.high,
+        clipped=tally.zeros if model.nonnegative else 0,
+        error=float(means.get(model.band_named("se"), math.nan)),
+        extrapolated=None if outside is None else round(outside * tally.count),
+        notes=notes,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _plot_area(model: str | Path) -> float | None:
+    """Median area of the plots of a fit, m2, from the table beside the model; None where it does not say."""
+    folder = Path(model)
+    table = (folder if folder.is_dir() else folder.parent) / PREDICTIONS_FILE
+    area = HeldOut.read(table).area if table.is_file() else None
+    return None if area is None or not len(area) else float(np.median(area))
+
+
+def _size_note(plot: float, cells: CellMap[TargetModel]) -> str | None:
+    """In words, that cells are much smaller than plots; None where they are not."""
+    if plot <= _LARGER * cells.metres**2:
+        return None
+    own = cells.metres / cells.merge
+    return (
+        f"cells of {cells.metres**2:.4g} m2 vary more than the plots of {plot:.4g} m2 (median) whose errors the bands state: "
+        f"--resolution {max(1, round(math.sqrt(plot) / own)) * own:g} maps cells of about their size"
+    )
 
 
 class _Bands:
     """What is mapped of a model: names, units and values of the bands."""
 
-    def __init__(self, model: TargetModel, level: float, estimate_only: bool) -> None:
-        self.model, self.level = model, level
+    def __init__(self, model: TargetModel, level: float, estimate_only: bool, uncut: bool) -> None:
+        self.model, self.level, self.uncut = model, level, uncut
         self.intervals = None if estimate_only else model.intervals
         self.domain = None if estimate_only else model.domain
         percent = f"{100 * level:g}".replace(".", "_")
@@ -148,6 +213,10 @@ class _Bands:
         """What a reader of the file must know of the bands."""
         model = self.model
         found = {"unit": model.unit, "transform": model.transform, "nonnegative": str(model.nonnegative).lower()}
+        if self.uncut and model.nonnegative:
+            found["uncut"] = (
+                "the estimate keeps its values below 0, for means of many cells; error and interval are of the cut one"
+            )
         if self.intervals is not None:
             found["level"] = f"{self.level:g}"
         if self.domain is not None:
@@ -158,8 +227,9 @@ class _Bands:
 
     def of(self, cells: np.ndarray) -> np.ndarray:
         """[B, n] float32 from the bands [D, n] of cells with data."""
-        predicted = self.model.predict_bands(cells)
-        found = [predicted]
+        estimate = self.model.predict_bands_uncut(cells)
+        predicted = self.model.cut(estimate)
+        found = [estimate if self.uncut else predicted]
         if self.intervals is not None:
             found.append(self.intervals.standard_error(predicted))
             found += self.intervals.bounds(predicted, self.level, self.model.nonnegative)
@@ -169,7 +239,7 @@ class _Bands:
 
 
 class _Tally:
-    """Count, sums and ends of the values of a map as they are written; ends and zeros are those of the first band."""
+    """Count, sums and ends of the values of a map as they are written; ends and zeros (0 or less) are those of the first band."""
 
     def __init__(self, bands: int) -> None:
         self.count, self.zeros, self.low, self.high = 0, 0, math.inf, -math.inf
@@ -178,6 +248,6 @@ class _Tally:
     def add(self, values: np.ndarray) -> None:
         """Of cells [B, n]."""
         self.count += values.shape[1]
-        self.zeros += int((values[0] == 0).sum())
+        self.zeros += int((values[0] <= 0).sum())
         self.totals += values.sum(axis=1, dtype=np.float64)
         self.low, self.high = min(self.low, float(values[0].min())), max(self.high, float(values[0].max()))

@@ -16,6 +16,7 @@ import shapely
 
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.discs import discs
+from fusion3d.io.raster import open_raster
 from fusion3d.mapping.area_cells import AreaCells, MapCells
 from fusion3d.mapping.areas import Areas, read_areas
 from fusion3d.mapping.totals_table import AreaTotal, Totals, check_out
@@ -126,6 +127,24 @@ def totals(
     return result
 
 
+def check_request(
+    model: str | Path, out: str | Path, raster: str | Path, areas: str | Path, *, name: str | None, layer: str | None,
+    crs: str | None,
+) -> None:  # fmt: skip
+    """Refuse what `totals` would refuse of a map of a raster that is still to be made.
+
+    Raises
+    ------
+    InputError
+        Plots or areas cannot be read.
+    ConfigError
+        The table's name has another ending.
+    """
+    check_out(Path(out))
+    HeldOut.read(model)
+    read_areas(areas, open_raster(raster, crs=crs).crs, name=name, layer=layer, crs=crs)
+
+
 @dataclass(frozen=True)
 class _Strata:
     """Names [H], geometry [H] in the map's CRS and the number of each plot's stratum [P]."""
@@ -193,6 +212,7 @@ class _Estimator:
             parameter_se=math.sqrt(parameters) if dependent else math.nan,
             residual_se=math.sqrt(residual) if dependent else math.nan,
             independent_cells=field.independent(cells.weights, cells.cell, cells.split) if dependent else math.nan,
+            extrapolated_share=cells.extrapolated,
             note="; ".join(self._remarks(polygon, cells, plots, low, dependent)),
             geometry=polygon,
         )

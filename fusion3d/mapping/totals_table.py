@@ -37,6 +37,7 @@ class AreaTotal:
     map_mean : mean of the map; correction : what the plots' residuals add to it
     parameter_se, residual_se : parts of a model-dependent standard error: of the model, and of what it cannot explain
     independent_cells : uncorrelated residuals that the area is worth
+    extrapolated_share : of the part with data, where the map's model extrapolates
     note : what else should be known
     geometry : polygon in the map's CRS
     """
@@ -63,6 +64,7 @@ class AreaTotal:
     parameter_se: float
     residual_se: float
     independent_cells: float
+    extrapolated_share: float
     note: str
     geometry: shapely.Geometry
 
@@ -72,6 +74,9 @@ class AreaTotal:
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
 
+_MAY_LACK = (
+    "total", "total_se", "total_low", "total_high", "parameter_se", "residual_se", "independent_cells", "extrapolated_share",
+)  # fmt: skip
 COLUMNS = tuple(item.name for item in fields(AreaTotal) if item.name != "geometry")
 
 
@@ -177,7 +182,7 @@ class Totals:
 
         plain = [{**row.plain(), "level": self.level} for row in self.rows]
         frame = geopandas.GeoDataFrame(plain, geometry=[_multipolygon(row.geometry) for row in self.rows], crs=crs)
-        for name in ("total", "total_se", "total_low", "total_high", "parameter_se", "residual_se", "independent_cells"):
+        for name in _MAY_LACK:
             frame[name] = frame[name].astype("float64")
         with whole_file(self.out, DataSourceError, DataLayerError, RuntimeError) as draft:
             frame.to_file(draft, driver="GPKG", layer="totals")

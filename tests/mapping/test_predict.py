@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import rasterio
 from pyproj import CRS
 
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, CRSError, InputError
 from fusion3d.evaluation.ridge import Ridge
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.mapping.predict import predict
-from fusion3d.tasks.conformal import Conformal
-from fusion3d.tasks.domain import Domain
 from fusion3d.tasks.fit import fit
 from fusion3d.tasks.model import TargetModel
 from fusion3d.tasks.regressors import Fitted
+from tests.mapping.cog_layout import cog_directories
+from tests.mapping.linear_models import model, with_intervals
 from tests.tasks.places import X0, Y0, planted, write_map
 
 ROWS, COLS = 70, 90
-
-
-def model(transform: str = "none", nonnegative: bool = True) -> TargetModel:
-    """z = 2 a - b + 1 with residuals -1 and 1."""
-    ridge = Ridge(np.array([3.0, 4.0]), np.array([5.0, 2.0]), np.array([10.0, -2.0]), 3.0, 1.0)
-    about = {"target": "agb", "unit": "Mg/ha", "features": ("emb_000", "emb_001"), "nonnegative": nonnegative}
-    return TargetModel.of(Fitted(ridge, np.array([1.0, -1.0])), transform=transform, trained_on={"checkpoint": "run"}, **about)
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +36,6 @@ def values() -> np.ndarray:
 @pytest.fixture(scope="module")
 def embedding(tmp_path_factory, values):
     return write_map(tmp_path_factory.mktemp("map") / "emb.tif", values, checkpoint="run")
-
-
-def with_intervals() -> TargetModel:
-    """Errors of 4 below a prediction of 50, of 20 above; at home where a is between 20 and 50, b anywhere."""
-    predicted = np.concatenate([np.linspace(-50, 49, 60), np.linspace(51, 150, 60)])
-    error = np.where(predicted < 50, 4.0, 20.0) * np.where(np.arange(120) % 2, 1, -1)
-    plots = np.arange(20.0, 51.0)[:, None]
-    domain = Domain(np.zeros(2), np.ones(2), np.array([1.0, 0.0]), plots, distance=10.0, threshold=0.15)
-    return replace(model(), intervals=Conformal.of(predicted + error, predicted), domain=domain)
 
 
 def read(path) -> np.ndarray:
@@ -72,7 +55,7 @@ def test_negative_values_become_zero_and_are_counted(embedding, values, tmp_path
     assert summary.clipped == int((expected <= 0).sum())
     assert (summary.low, summary.mapped) == (0.0, ROWS * COLS - 201)
     assert summary.high == pytest.approx(2 * (ROWS - 1) + 1)
-    assert "agb on 6099 of 6300 cells" in str(summary)
+    assert "agb on 6099 of 6300 cells of 10 m" in str(summary)
 
 
 def test_root_is_mapped_with_its_correction(embedding, values, tmp_path):
@@ -208,14 +191,83 @@ def test_refusals_leave_nothing(embedding, values, tmp_path):
     assert {item.name for item in tmp_path.iterdir()} == {"three.tif", "hollow.tif"}
 
 
-def test_interruption_leaves_what_was_there(embedding, tmp_path, monkeypatch):
+def test_interruption_leaves_what_was_there_and_what_was_computed(embedding, tmp_path, monkeypatch):
     (tmp_path / "agb.tif").write_text("older")
 
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(CogWriter, "write", stop)
-    with pytest.raises(KeyboardInterrupt):
-        predict(model(), embedding, tmp_path / "agb.tif")
-    assert [item.name for item in tmp_path.iterdir()] == ["agb.tif"]
+    with monkeypatch.context() as patched:
+        patched.setattr(CogWriter, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict(model(), embedding, tmp_path / "agb.tif")
+    assert {item.name for item in tmp_path.iterdir()} == {"agb.tif", "agb.tif.partial"}
     assert (tmp_path / "agb.tif").read_text() == "older"
+    assert "went on from the 1 of 1 blocks" in str(predict(model(), embedding, tmp_path / "agb.tif"))
+    assert [item.name for item in tmp_path.iterdir()] == ["agb.tif"]
+
+
+def test_uncut_estimate_keeps_values_below_zero_and_nothing_else_changes(embedding, values, tmp_path):
+    summary = predict(with_intervals(), embedding, tmp_path / "uncut.tif", uncut=True)
+    predict(with_intervals(), embedding, tmp_path / "cut.tif")
+    with rasterio.open(tmp_path / "uncut.tif") as uncut, rasterio.open(tmp_path / "cut.tif") as cut:
+        np.testing.assert_allclose(uncut.read(1), 2 * values[0] - values[1] + 1, atol=1e-4)
+        np.testing.assert_array_equal(uncut.read()[1:], cut.read()[1:])
+        assert "below 0" in uncut.tags()["uncut"]
+        assert "uncut" not in cut.tags()
+    expected = 2 * values[0] - values[1] + 1
+    assert summary.mean == pytest.approx(np.nanmean(expected), abs=1e-4)
+    assert f"{int((expected <= 0).sum())} at 0 or below" in str(summary)
+
+
+def test_crs_of_a_raster_without_one_is_asked_for_and_taken(values, tmp_path):
+    with rasterio.open(write_map(tmp_path / "emb.tif", values)) as dataset:
+        profile = {**dataset.profile, "driver": "GTiff", "crs": None}
+        with rasterio.open(tmp_path / "bare.tif", "w", **profile) as bare:
+            bare.write(dataset.read())
+            bare.descriptions = dataset.descriptions
+    with pytest.raises(CRSError, match="has no CRS; pass --crs"):
+        predict(model(), tmp_path / "bare.tif", tmp_path / "agb.tif")
+    predict(model(), tmp_path / "bare.tif", tmp_path / "agb.tif", crs="EPSG:2154")
+    predict(model(), tmp_path / "emb.tif", tmp_path / "known.tif")
+    with rasterio.open(tmp_path / "agb.tif") as assumed, rasterio.open(tmp_path / "known.tif") as known:
+        assert assumed.crs == known.crs == CRS("EPSG:2154")
+        np.testing.assert_array_equal(assumed.read(), known.read())
+
+
+def test_estimate_of_a_coarser_cell_is_that_of_its_mean_features(tmp_path):
+    """Cells of 20 m of cells of 10 m; exp is not linear, so a mean of estimates would be another one."""
+    bands = np.zeros((2, 5, 6))
+    bands[0] = [[0, 2, 1, 1, 3, 1], [2, 0, 1, 1, 1, 3], [0, 4, 9, 9, 0, 2], [9, 9, 9, 9, 2, 0], [1, 3, 5, 5, 7, 7]]
+    bands[0, 2:4, 2:4] = [[np.nan, 6], [np.nan, np.nan]]
+    bands[0, 3, 0:2] = np.nan
+    source = write_map(tmp_path / "emb.tif", bands)
+    ridge = Ridge(np.zeros(2), np.ones(2), np.array([1.0, 0.0]), 0.0, 1.0)
+    fitted = TargetModel.of(
+        Fitted(ridge, np.zeros(2)), target="agb", unit="Mg/ha", features=("emb_000", "emb_001"), transform="log1p",
+        nonnegative=True,
+    )  # fmt: skip
+    summary = predict(fitted, source, tmp_path / "agb.tif", resolution=20)
+    # south of the raster there is no data: the last row has half of its cells
+    mean = np.array([[1, 1, 2], [2, np.nan, 1], [2, 5, 7]])
+    with rasterio.open(tmp_path / "agb.tif") as dataset:
+        np.testing.assert_allclose(dataset.read(1), np.exp(mean) - 1, rtol=1e-6)
+        assert (dataset.transform.c, dataset.transform.f, dataset.res) == (X0, Y0, (20.0, 20.0))
+        assert dataset.tags()["cells"].startswith("means of 2 x 2 cells")
+    assert "8 of 9 cells of 20 m" in str(summary)
+
+
+@pytest.mark.parametrize("resolution", [25, 5, 0, -10, math.nan, math.inf, 10.01])
+def test_resolution_that_is_no_multiple_is_refused_in_one_line(embedding, tmp_path, resolution):
+    with pytest.raises(ConfigError, match=r"is not a multiple of the cells of .*, which are of 10 m") as caught:
+        predict(model(), embedding, tmp_path / "agb.tif", resolution=resolution)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_is_laid_out_as_a_cloud_optimized_geotiff(tmp_path):
+    bands = np.random.default_rng(0).normal(size=(2, 1100, 700)).astype(np.float32)
+    bands[:, :300] = np.nan
+    predict(model(), write_map(tmp_path / "emb.tif", bands), tmp_path / "agb.tif", resolution=10)
+    directories = cog_directories(tmp_path / "agb.tif")
+    assert [(each.width, each.height) for each in directories] == [(700, 1100), (350, 550), (175, 275)]
