@@ -26,7 +26,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 _SIDE = 256
 _KEPT = 16
-"""Tiles of one band in memory."""
+"""Tiles in memory."""
 _MOST_DISTORTED = 0.02
 
 
@@ -54,8 +54,24 @@ class AreaCells:
     split: int
 
 
+@dataclass(frozen=True)
+class _Tile:
+    """Cells of a map: values [rows, cols], which have data, and where the model extrapolates, None where the map does not say."""
+
+    window: Window
+    values: Float64
+    seen: BoolArray
+    outside: BoolArray | None
+
+    def part(self, window: Window) -> _Tile:
+        """The cells of a window inside."""
+        top, left = window.row - self.window.row, window.col - self.window.col
+        inside = slice(top, top + window.rows), slice(left, left + window.cols)
+        return _Tile(window, self.values[inside], self.seen[inside], None if self.outside is None else self.outside[inside])
+
+
 class MapCells:
-    """The first band of a map, on square cells whose area is known.
+    """The first band of a map and its mask of extrapolation, on square cells whose area is known.
 
     Parameters
     ----------
@@ -82,38 +98,30 @@ class MapCells:
         _check_areas(self.file, self.extent.area * self.scale**2)
         self._tile = lru_cache(maxsize=_KEPT)(self._read)
 
-    def _read(self, row: int, col: int) -> tuple[npt.NDArray[np.float64], BoolArray]:
-        values, seen = read_window(self.file, self.lattice, self._window(row, col))
-        return values[0].astype(np.float64), seen
-
-    def outside(self, window: Window) -> BoolArray | None:
-        """[rows, cols] where the model extrapolates; None where the map does not say."""
-        if self._outside is None:
-            return None
-        values, seen = read_window(self._outside, self.lattice, window)
-        return (values[0] > 0.5) & seen
+    def _read(self, row: int, col: int) -> _Tile:
+        window = self._window(row, col)
+        values, seen = read_window(self.file, self.lattice, window)
+        outside = None if self._outside is None else read_window(self._outside, self.lattice, window)[0][0] > 0.5
+        return _Tile(window, values[0].astype(np.float64), seen, outside)
 
     def _window(self, row: int, col: int) -> Window:
         whole = Window(0, 0, self.lattice.rows, self.lattice.cols)
         return Window(row * _SIDE, col * _SIDE, _SIDE, _SIDE).intersection(whole)
 
-    def under(self, polygon: shapely.Geometry) -> Iterator[tuple[Window, Float64, Float64]]:
-        """Window, values [rows, cols] and areas [rows, cols] (squared CRS units, 0 without data) by tile."""
+    def under(self, polygon: shapely.Geometry) -> Iterator[tuple[_Tile, Float64]]:
+        """Cells that a polygon touches, and their areas [rows, cols] under it (squared CRS units, 0 without data), by tile."""
         touched = self.lattice.covering(shapely.bounds(polygon))
         if touched.size == 0:
             return
         shapely.prepare(polygon)
         for row in range(touched.row // _SIDE, (touched.row_stop - 1) // _SIDE + 1):
             for col in range(touched.col // _SIDE, (touched.col_stop - 1) // _SIDE + 1):
-                tile = self._window(row, col)
-                window = tile.intersection(touched)
+                window = self._window(row, col).intersection(touched)
                 areas = self._areas(polygon, window)
                 if areas is None:
                     continue
-                values, seen = self._tile(row, col)
-                top, left = window.row - tile.row, window.col - tile.col
-                inside = slice(top, top + window.rows), slice(left, left + window.cols)
-                yield window, values[inside], np.where(seen[inside], areas, 0.0)
+                tile = self._tile(row, col).part(window)
+                yield tile, np.where(tile.seen, areas, 0.0)
 
     def _areas(self, polygon: shapely.Geometry, window: Window) -> Float64 | None:
         lattice = self.lattice
@@ -125,15 +133,15 @@ class MapCells:
 
     def covered(self, polygon: shapely.Geometry) -> float:
         """Area with data under a polygon in the map's CRS, m2."""
-        return sum(float(areas.sum()) for _, _, areas in self.under(polygon)) * self.scale**2
+        return sum(float(areas.sum()) for _, areas in self.under(polygon)) * self.scale**2
 
     def means(self, polygons: npt.NDArray[np.object_]) -> Float64:
         """[P] mean of the map under polygons in its CRS, NaN where less than half of one has data."""
         found = np.full(len(polygons), np.nan)
         for number, polygon in enumerate(polygons):
             total = covered = 0.0
-            for _, values, areas in self.under(polygon):
-                total += float((values * areas)[areas > 0].sum())
+            for tile, areas in self.under(polygon):
+                total += float((tile.values * areas)[areas > 0].sum())
                 covered += float(areas.sum())
             if covered >= LEAST_COVER * polygon.area:
                 found[number] = total / covered
@@ -152,13 +160,12 @@ class MapCells:
         split = max(1, -(-max(touched.rows, touched.cols) // MOST_CELLS))
         weights = np.zeros((-(-touched.rows // split), -(-touched.cols // split)))
         covered = total = above = outside = 0.0
-        for window, values, areas in self.under(polygon):
-            used = areas > 0
+        for tile, areas in self.under(polygon):
+            window, values, used = tile.window, tile.values, areas > 0
             covered += float(areas.sum())
             total += float((values[used] * areas[used]).sum())
             above += float(areas[used & (values > highest)].sum())
-            flagged = self.outside(window)
-            outside += math.nan if flagged is None else float(areas[used & flagged].sum())
+            outside += math.nan if tile.outside is None else float(areas[used & tile.outside].sum())
             down = (window.row - touched.row + np.arange(window.rows)) // split
             right = (window.col - touched.col + np.arange(window.cols)) // split
             part = np.where(used, areas, 0.0) * np.where(used, spread(np.where(used, values, 0.0)), 0.0)

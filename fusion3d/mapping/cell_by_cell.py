@@ -143,6 +143,8 @@ class CellMap(Generic[M]):
         file = require_map(open_raster(path, crs=crs))
         model.check_bands(band_names(file), path)
         for each in outputs:
+            if each.is_dir():
+                raise InputError(each, "is a folder", "give the name of a file")
             if each.exists() and each.samefile(path):
                 which = "" if each == out else f": {each}"
                 raise ConfigError(f"--out {out}{which} is the map of embeddings itself; give another name")
@@ -220,7 +222,7 @@ class CellMap(Generic[M]):
             model = hashlib.sha256(path.read_bytes()).hexdigest()
         bands = [list(layer.band_names) for layer in layers]
         options = {"lattice": asdict(self.lattice), "bands": bands, "tags": dict(tags), "block": blocks.side}
-        return {"model": model, "raster": source, "options": options, "version": __version__}
+        return {"model": model, "raster": source, "option": options, "version": __version__}
 
     def _compute(
         self, work: FinishedBlocks, windows: Sequence[Window], layers: Sequence[Layer],

@@ -88,7 +88,7 @@ def class_map(
     model : folder or model.json of `fusion3d fit --task landcover`, or the model itself
     out : file that ends in .tif
     crs : of a raster without one
-    block, jobs, progress : as for `predict`; a run that was killed is gone on with in the same way
+    block, jobs, progress : as for `predict`; a killed run is continued in the same way
 
     Raises
     ------

@@ -48,7 +48,7 @@ class FinishedBlocks:
     Raises
     ------
     InputError
-        The folder cannot be made, or another run is at work in it.
+        The folder cannot be made, holds something else, or another run is at work in it.
     """
 
     def __init__(self, map_file: Path, key: Mapping[str, Any]) -> None:
@@ -57,9 +57,13 @@ class FinishedBlocks:
             raise InputError(map_file, "cannot be written: its folder does not exist", "create the folder first")
         try:
             self.folder.mkdir(exist_ok=True)
+            if any(self.folder.iterdir()) and not (self.folder / "lock").exists():
+                raise InputError(self.folder, "holds files that are of no unfinished map", "move the folder away")
             self._lock = (self.folder / "lock").open("w")
         except OSError as error:
-            raise InputError(map_file, f"cannot be written ({error.strerror})", "check the folder and the free space") from None
+            raise InputError(
+                self.folder, f"cannot be written ({error.strerror})", "check the folder and the free space"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

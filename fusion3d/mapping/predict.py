@@ -100,8 +100,8 @@ def predict(
     `agb_lower90_Mg_ha` and `agb_upper90_Mg_ha`, and `extrapolation`, 1 where the model is outside of its domain and 0
     elsewhere. A model of an older version has the first one alone. Cells without an embedding are nodata (NaN) in all of them.
 
-    A run that was killed is gone on with by the next one of the same model, map and options, to the same bits; what another run
-    left unfinished there is dropped.
+    A killed run is continued by the next one of the same model, raster and options, to the same bits; what a run of others left
+    unfinished there is dropped.
 
     Parameters
     ----------

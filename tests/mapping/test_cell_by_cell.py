@@ -152,11 +152,11 @@ def test_damaged_block_is_computed_again(embedding, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "options"),
     [
-        ("options", {"level": 0.5}),
-        ("options", {"uncut": True}),
-        ("options", {"resolution": 20}),
-        ("options", {"estimate_only": True}),
-        ("options", {"block": 20}),
+        ("option", {"level": 0.5}),
+        ("option", {"uncut": True}),
+        ("option", {"resolution": 20}),
+        ("option", {"estimate_only": True}),
+        ("option", {"block": 20}),
         ("model", {}),
         ("raster", {}),
     ],
@@ -202,6 +202,17 @@ def test_options_out_of_range_are_refused(option, text, embedding, tmp_path):
     with pytest.raises(ConfigError, match=text):
         predict(with_intervals(), embedding, tmp_path / "agb.tif", **{option: 0})
     assert not list(tmp_path.iterdir())
+
+
+def test_folder_of_something_else_is_left_alone(embedding, tmp_path):
+    (tmp_path / "agb.tif.partial").mkdir()
+    (tmp_path / "agb.tif.partial" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds files that are of no unfinished map; move the folder away"):
+        predict(with_intervals(), embedding, tmp_path / "agb.tif")
+    assert (tmp_path / "agb.tif.partial" / "thesis.txt").read_text() == "mine"
+    (tmp_path / "folder.tif").mkdir()
+    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+        predict(with_intervals(), embedding, tmp_path / "folder.tif")
 
 
 def test_folder_that_does_not_exist_is_one_line(embedding, tmp_path):
