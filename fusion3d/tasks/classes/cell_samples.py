@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.errors import InputError
-from fusion3d.grid import Window
 from fusion3d.tasks.classes.legend import Legend
 
 Float64 = npt.NDArray[np.float64]
@@ -95,12 +94,3 @@ def say_mixed(mixed: int, notes: list[str]) -> None:
     """Note how many cells no class has half of."""
     if mixed:
         notes.append(f"{mixed} cells left out: no class has half of them")
-
-
-def windows(whole: Window, side: int = SIDE) -> list[Window]:
-    """The windows of at most `side` x `side` cells that a window is read in."""
-    return [
-        Window(row, col, min(side, whole.row_stop - row), min(side, whole.col_stop - col))
-        for row in range(whole.row, whole.row_stop, side)
-        for col in range(whole.col, whole.col_stop, side)
-    ]

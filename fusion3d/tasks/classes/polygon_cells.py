@@ -17,13 +17,13 @@ from fusion3d.grid import map_crs, metric_unit
 from fusion3d.io.raster import RasterFile
 from fusion3d.tasks.classes.cell_samples import (
     LEAST_SHARE,
+    SIDE,
     Float64,
     Int64,
     LabelledCells,
     Polygons,
     not_empty,
     say_mixed,
-    windows,
 )
 from fusion3d.tasks.classes.legend import MOST_CLASSES, ClassNames, Legend, legend_of
 
@@ -129,7 +129,7 @@ def _areas(lattice: Lattice, geometry: Polygons) -> tuple[Int64, Int64, Float64]
     for number, polygon in enumerate(geometry):
         whole = lattice.covering(shapely.bounds(polygon))
         shapely.prepare(polygon)
-        for window in windows(whole):
+        for window in whole.squares(SIDE):
             found = lattice.areas(polygon, window)
             row, col = np.nonzero(found)
             cells.append((row + window.row) * lattice.cols + col + window.col)

@@ -11,7 +11,7 @@ from fusion3d.evaluation.lattice import Lattice
 from fusion3d.grid import Window
 from fusion3d.io.pixels import Target
 from fusion3d.io.raster import RasterFile
-from fusion3d.tasks.classes.cell_samples import LEAST_SHARE, Float64, Int64, LabelledCells, not_empty, say_mixed, windows
+from fusion3d.tasks.classes.cell_samples import LEAST_SHARE, SIDE, Float64, Int64, LabelledCells, not_empty, say_mixed
 from fusion3d.tasks.classes.legend import MOST_CLASSES, ClassNames, legend_of
 from fusion3d.tasks.classes.raster_categories import raster_categories
 
@@ -30,7 +30,7 @@ def raster_cells(embedding: RasterFile, file: RasterFile, target: str, names: Cl
     fine = _samples_a_side(embedding, file)
     parts: list[list[Int64]] = [[], [], []]
     shares, mixed, unnamed = [], 0, dict[int, None]()
-    for window in windows(Window(0, 0, lattice.rows, lattice.cols)):
+    for window in Window(0, 0, lattice.rows, lattice.cols).squares(SIDE):
         codes, valid = _pixels(embedding, file, lattice, window, fine)
         merged, strange = _merged(codes, valid, known)
         unnamed |= dict.fromkeys(strange)
