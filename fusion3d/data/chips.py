@@ -112,12 +112,12 @@ def read_points(
     return PointObservation(
         offset=_float(stored.offset[keep]),
         height=_float(stored.height[keep]),
-        attributes=_float(_point_attributes(found, keep, float(store.statistics("als")["intensity_p95"]))),
+        attributes=_float(point_attributes(found, keep, float(store.statistics("als")["intensity_p95"]))),
         row_splits=torch.from_numpy(splits),
     )
 
 
-def _point_attributes(found: dict[str, npt.NDArray[Any]], keep: npt.NDArray[np.bool_], brightest: float) -> npt.NDArray[Any]:
+def point_attributes(found: dict[str, npt.NDArray[Any]], keep: npt.NDArray[np.bool_], brightest: float) -> npt.NDArray[Any]:
     """Columns in the order of `POINT_ATTRIBUTES`; a file without one of them counts as single returns at nadir."""
 
     def values(name: str, absent: float) -> npt.NDArray[np.float32]:

@@ -122,6 +122,27 @@ class AlsEncoder(Encoder):
         shared, features = self.head(pooled, present)
         return ColumnEmbedding(shared, features, present, grid.cell, grid.per_side, grid.per_side)
 
+    def at_points(
+        self,
+        coordinates: Int64[Tensor, "points 4"],
+        height: Float[Tensor, " points"],
+        attributes: Float[Tensor, "points attributes"],
+        voxel: float,
+    ) -> Float[Tensor, "points channels"]:
+        """Features of the finest voxel that holds each point: what tasks on single points are learned from.
+
+        Parameters
+        ----------
+        coordinates : chip, level, row and column of each point's voxel; level is that of its height
+        height : above ground, metres
+        attributes : in the order of `POINT_ATTRIBUTES`
+        voxel : side of a voxel, metres
+        """
+        points = _Points(coordinates, coordinates[:, 0], height.to(self.dtype), attributes.to(self.dtype))
+        voxels = voxelize(coordinates)
+        inputs = self._inputs(points, voxels, voxel, 0)
+        return self.unet(SparseTensor(inputs, voxels.coordinates)).features[voxels.inverse]
+
     def _phase(self, batch: ChipBatch, coarsening: int) -> Int64[Tensor, "chips 2"]:
         """Position of each chip's corner in finest voxels, modulo the coarsest voxel of the U-Net."""
         per_column = round(batch.column / batch.voxel)
