@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -39,6 +40,13 @@ def name_and_path(text: str, option: str) -> tuple[str, str]:
     if not (separator and name and path):
         raise ConfigError(f"{option} wants NAME=PATH, not {text!r}")
     return name, path
+
+
+def given(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """The options, as --name, that the user has written."""
+    options = {param.name: param.opts[0] for param in context.command.params}
+    written = [name for name in names if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"]
+    return [options[name] for name in written]
 
 
 def main() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fusion3d.cli.application import app, listed, out
+from fusion3d.cli.application import app, given, listed, out
 from fusion3d.errors import ConfigError
 
 
@@ -40,24 +40,25 @@ def metrics(
 @app.command(context_settings={"allow_extra_args": True})
 def fit(
     context: typer.Context,
-    embedding: Annotated[
-        Path, typer.Argument(help="Map of `fusion3d embed` (.tif); with --finetune the run of `fusion3d pretrain`.")
-    ],
+    embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif); with --task segmentation a column store.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for model, scores and held-out predictions.")],
     labels: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="Field plots (GeoPackage, GeoJSON, Shapefile or CSV; discs or polygons); GEDI L4A files (GEDI04_A*.h5, also "
             "several, or their folder) or a column store with L4A, both with --target agbd; or a raster with values on some "
-            "pixels (.tif). For classes polygons or a raster of them."
+            "pixels (.tif). For classes polygons or a raster of them; for segmentation none."
         ),
-    ],
-    target: Annotated[Path, typer.Option("--out", help="Folder for model, scores and held-out predictions.")],
+    ] = None,
     variable: Annotated[
         str | None,
         typer.Option("--target", help="Column of the plots to predict; of classes also several, as landuse,natural."),
     ] = None,
     task: Annotated[
-        str, typer.Option(help="biomass (a continuous variable, not negative), landcover (classes) or crops (classes of fields).")
+        str, typer.Option(
+            help="biomass (a continuous variable, not negative), landcover (classes), crops (classes of fields) or segmentation "
+            "(classes of points, from a store and a --checkpoint)."
+        )
     ] = "biomass",
     model: Annotated[
         str | None,
@@ -68,7 +69,7 @@ def fit(
         ),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Classes: YAML with the name of each label, `4: grass`; equal names are merged.")
+        Path | None, typer.Option(help="Classes: YAML with the name of each label, `4: grass`; equal names are merged. Of points: 2,5,6.")
     ] = None,
     confidence: Annotated[
         Path | None, typer.Option(help="Classes: YAML with how far labels of a class are trusted, 0 to 1, `forest: 0.8`.")
@@ -104,13 +105,17 @@ def fit(
     ] = None,
     level: Annotated[float, typer.Option(help="Share of measured values that intervals of predictions shall cover.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Of the blocks, the bootstrap, and models that draw lots.")] = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Segmentation: run folder or checkpoint of `fusion3d pretrain` with an als encoder.")
+    ] = None,
     finetune: Annotated[
-        bool, typer.Option("--finetune", help="Train the encoders of a run further on the plots; needs --store.")
+        bool, typer.Option("--finetune", help="Segmentation: train the encoder on the labels too [default: only a head on it].")
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Of --finetune, in each fold [default: 100].")] = None,
-    sensors: Annotated[str | None, typer.Option(help="Of --finetune, comma-separated [default: all that both have].")] = None,
-    device: Annotated[str, typer.Option(help="Of --finetune: cpu, cuda, or auto.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Segmentation: steps of --finetune [default: 150].")] = None,
+    points: Annotated[
+        int | None, typer.Option(help="Segmentation: points to learn from and to score, more are not read [default: 600000].")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Segmentation: no progress bar.")] = False,
 ) -> None:
     """A model on frozen embeddings from plots or classes of ground, scored on blocks of ground that it never saw.
 
@@ -122,22 +127,16 @@ def fit(
     from fusion3d.tasks.classes import CLASS_TASKS
     from fusion3d.tasks.fit import TASKS
 
-    files = [*labels, *_further_labels(context.args, labels)]
-    if finetune:
-        given = {
-            "--task": None if task == "biomass" else task, "--model": model, "--classes": classes, "--confidence": confidence,
-            "--band": band, "--label-nodata": label_nodata, "--sensitivity": sensitivity, "--geolocation": geolocation,
-            "--transform": None if transform == "none" else transform, "--baseline": baseline,
-        }  # fmt: skip
-        tuned = _tuned(
-            embedding, files, variable, target, given, store=store, sensors=listed(sensors), steps=steps, unit=unit,
-            radius=radius, layer=layer, crs=crs, stratum=stratum, scheme=scheme, block=block, folds=folds, level=level, seed=seed,
-            device=device, progress=not quiet,
-        )  # fmt: skip
-        out.print(tuned, markup=False)
+    if task == "segmentation":
+        from fusion3d.cli.segmenting import fit_segmentation
+
+        fit_segmentation(context, embedding, target)
         return
-    if alone := [name for name, value in (("--steps", steps), ("--sensors", sensors)) if value is not None]:
-        raise ConfigError(f"{alone[0]} is for --finetune")
+    if labels is None:
+        raise ConfigError("say what to learn from with --labels FILE")
+    if foreign := given(context, ("checkpoint", "finetune", "steps", "points", "quiet")):
+        raise ConfigError(f"{foreign[0]} is for --task segmentation")
+    files = [*labels, *_further_labels(context.args, labels)]
     shared = {
         "radius": radius, "layer": layer, "crs": crs, "stratum": stratum, "scheme": scheme, "block": block, "folds": folds,
         "baseline": baseline, "seed": seed,
@@ -158,7 +157,7 @@ def fit(
         out.print(str(classified), markup=False)
         return
     if task not in TASKS:
-        raise ConfigError(f"--task {task!r}: give one of {', '.join((*TASKS, *CLASS_TASKS))}")
+        raise ConfigError(f"--task {task!r}: give one of {', '.join((*TASKS, *CLASS_TASKS, 'segmentation'))}")
     if classes is not None or confidence is not None:
         raise ConfigError(f"{'--classes' if classes is not None else '--confidence'} is for --task {' and '.join(CLASS_TASKS)}")
     if variable is None:
@@ -180,22 +179,6 @@ def fit(
     out.print(str(found), markup=False)
     if found.failed:
         raise typer.Exit(1)
-
-
-def _tuned(
-    run: Path, labels: list[str], target: str | None, out: Path, foreign: dict[str, object], *, store: Path | None,
-    steps: int | None, **options: Any,
-) -> str:  # fmt: skip
-    """Fine-tune, and say how it went."""
-    from fusion3d.tasks.finetune import STEPS, finetune
-
-    if given := [name for name, value in foreign.items() if value is not None]:
-        raise ConfigError(f"{given[0]} has no place with --finetune")
-    if store is None:
-        raise ConfigError("--finetune reads the sensors themselves: say where with --store STORE")
-    if target is None or len(listed(target) or []) != 1:
-        raise ConfigError("--finetune takes one column of the plots to predict: --target NAME")
-    return str(finetune(run, store, labels, target, out, steps=STEPS if steps is None else steps, **options))
 
 
 def _further_labels(extra: list[str], labels: list[str]) -> list[str]:

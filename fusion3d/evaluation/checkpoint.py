@@ -35,7 +35,7 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
 
     from fusion3d.pretraining.module import CrossModalPretraining
 
-    where = _device(device)
+    where = device_named(device)
     path = checkpoint_file(checkpoint)
     remedy = "give the .ckpt or the run folder of `fusion3d pretrain`"
     if not path.is_file():
@@ -63,7 +63,8 @@ def checkpoint_file(checkpoint: str | Path) -> Path:
     return last_checkpoint(path) if path.is_dir() else path
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of a `--device`; ConfigError where there is none."""
     import torch
 
     if name == "auto":
