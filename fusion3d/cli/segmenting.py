@@ -10,7 +10,20 @@ import typer
 from fusion3d.cli.application import app, given, out
 from fusion3d.errors import ConfigError
 
-_OPTIONS = ("embedding", "target", "task", "classes", "block", "folds", "seed", "checkpoint", "finetune", "steps", "points", "quiet")
+_OPTIONS = (
+    "embedding",
+    "target",
+    "task",
+    "classes",
+    "block",
+    "folds",
+    "seed",
+    "checkpoint",
+    "finetune",
+    "steps",
+    "points",
+    "quiet",
+)
 
 
 def fit_segmentation(context: typer.Context, store: Path, target: Path) -> None:
@@ -42,9 +55,7 @@ def segment(
         bool, typer.Option("--keep-original", help="Also write the classes that the file had, as dimension original_class.")
     ] = False,
     crs: Annotated[str | None, typer.Option(help="CRS of files that state none.")] = None,
-    square: Annotated[
-        int, typer.Option(help="Side of what is computed at once, voxels; changes memory, never the values.")
-    ] = 64,
+    square: Annotated[int, typer.Option(help="Side of what is computed at once, voxels; changes memory, never the values.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:

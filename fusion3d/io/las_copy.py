@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,28 +14,34 @@ from laspy.vlrs.vlrlist import VLRList
 
 from fusion3d.errors import InputError
 from fusion3d.io.las import PointFile
-from fusion3d.io.las_layout import WAVE_FORMATS
+from fusion3d.io.las_header import read_header
+from fusion3d.io.las_layout import WAVE_FORMATS, base_dtype
 from fusion3d.io.laz import decoding
 from fusion3d.io.whole_file import whole_file
 
+_EXTRA_BYTES = ("LASF_Spec", 4)
 _LEGACY_CLASSES = 31
 _CHUNK = 500_000
 
 
 @dataclass(frozen=True)
 class NewDimension:
-    """An extra dimension to add: a type of numpy, what a step of the stored integers means (None for the numbers themselves), and
-    at most 32 letters about it."""
+    """An extra dimension of one byte a point: what a step of it means (None for the number itself), and up to 32 letters on it."""
 
     name: str
-    dtype: str
     description: str
     scale: float | None = None
 
+    @property
     def params(self) -> laspy.ExtraBytesParams:
-        if self.scale is None:
-            return laspy.ExtraBytesParams(self.name, self.dtype, self.description)
-        return laspy.ExtraBytesParams(self.name, self.dtype, self.description, offsets=[0.0], scales=[self.scale])
+        return laspy.ExtraBytesParams(self.name, "u1", self.description)
+
+    @property
+    def record(self) -> bytes:
+        """Its 192 bytes of the extra bytes VLR (LAS 1.4 R15, table 24)."""
+        scaled = self.scale is not None
+        head = struct.pack("<2xBB32s4x", 1, 8 if scaled else 0, self.name.encode())
+        return struct.pack("<40s72xd16x24x32s", head, self.scale if scaled else 0.0, self.description.encode())
 
 
 def check_copy(file: PointFile, new: Sequence[NewDimension], highest_class: int) -> None:
@@ -92,7 +99,9 @@ def copy_points(
             header = deepcopy(reader.header)
             header.generating_software = software
             header.vlrs = VLRList([vlr for vlr in header.vlrs if vlr.user_id != "copc"])
-            header.add_extra_dims([each.params() for each in new])
+            header.add_extra_dims([each.params for each in new])
+            header.vlrs.extract("ExtraBytesVlr")
+            header.vlrs.append(laspy.VLR(*_EXTRA_BYTES, "", _described(file.path) + b"".join(each.record for each in new)))
             evlrs = VLRList([vlr for vlr in reader.evlrs or [] if vlr.user_id != "copc"])
             header.evlrs = evlrs
             backend = laspy.LazBackend.Lazrs if compressed else None
@@ -109,10 +118,7 @@ def copy_points(
                     for name, to in (keep or {}).items():
                         points[to] = np.asarray(read[name])
                     for name, stored in values(start, start + len(read)).items():
-                        if name in points.array.dtype.names:
-                            points.array[name] = stored
-                        else:
-                            points[name] = stored
+                        points[name] = stored
                     writer.write_points(points)
                     start += len(read)
                 if start != file.count:
@@ -120,3 +126,12 @@ def copy_points(
                 if len(evlrs):
                     writer.write_evlrs(evlrs)
     return target
+
+
+def _described(path: str) -> bytes:
+    """The extra bytes VLR of a file as it is, with bytes that no dimension describes named as such: laspy forgets nodata values."""
+    header = read_header(path)
+    layout = header.layout
+    spare = layout.length - base_dtype(layout.point_format).itemsize - sum(each.size for each in layout.extra)
+    unnamed = struct.pack("<2xBB32s156x", 0, spare, b"undocumented") if spare else b""
+    return (header.find(*_EXTRA_BYTES) or b"") + unnamed

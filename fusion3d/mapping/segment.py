@@ -33,8 +33,8 @@ from fusion3d.tasks.segmentation.ground import GroundModel
 from fusion3d.tasks.segmentation.pieces import SQUARE, Squares, read_piece
 from fusion3d.tasks.segmentation.point_model import PointModel, read_point_model
 
-CONFIDENCE = NewDimension("confidence", "u1", "probability of the class", 0.01)
-ORIGINAL = NewDimension("original_class", "u1", "classification before")
+CONFIDENCE = NewDimension("confidence", "probability of the class", 0.01)
+ORIGINAL = NewDimension("original_class", "classification before")
 _NEAR = 192.0
 """Metres: squares are gone through in groups of this size, whose ground is in memory together."""
 
@@ -108,28 +108,29 @@ def segment(
     folder = Path(out_dir)
     targets = _targets(paths, folder)
     job = _Job(fitted, Squares.of(fitted.network.encoder, fitted.voxel, square), keep_original)
-    opened = job.open(paths, targets, crs)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        work = folder / f".{uuid.uuid4().hex[:8]}.draft"
-        work.mkdir()
-    except OSError as error:
-        raise InputError(folder, f"cannot be written ({error.strerror or error})", "give another --out-dir") from None
-    try:
-        job.run(opened, work, progress)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    tiles = job.open(paths, targets, crs)
+    if any(tile.target for tile in tiles):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            work = folder / f".{uuid.uuid4().hex[:8]}.draft"
+            work.mkdir()
+        except OSError as error:
+            raise InputError(folder, f"cannot be written ({error.strerror or error})", "give another --out-dir") from None
+        try:
+            job.run(tiles, work, progress)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     if not job.outputs:
         more = f" (and {len(job.set_aside) - 1} more files that were set aside)" if len(job.set_aside) > 1 else ""
         raise Fusion3DError(job.set_aside[0][1] + more)
     points = sum(job.counts.values())
-    return SegmentSummary(
-        tuple(job.outputs), points, dict(job.counts), tuple(sorted(job.set_aside)), time.monotonic() - began
-    )
+    return SegmentSummary(tuple(job.outputs), points, dict(job.counts), tuple(sorted(job.set_aside)), time.monotonic() - began)
 
 
 def _targets(paths: list[str], folder: Path) -> dict[str, Path]:
-    found = {path: folder / f"{Path(path).name.removesuffix('.laz').removesuffix('.las').removesuffix('.copc')}.laz" for path in paths}
+    found = {
+        path: folder / f"{Path(path).name.removesuffix('.laz').removesuffix('.las').removesuffix('.copc')}.laz" for path in paths
+    }
     if folder.exists() and not folder.is_dir():
         raise InputError(folder, "is a file, not a folder", "give another --out-dir")
     inputs = {Path(path).resolve() for path in paths}
@@ -188,8 +189,6 @@ class _Job:
         return found
 
     def run(self, tiles: list[_Tile], work: Path, progress: bool) -> None:
-        if not any(tile.target for tile in tiles):
-            return
         unit, height_unit = metric_unit(tiles[0].crs), vertical_unit(tiles[0].crs)
         spill = PointSpill(work, unit, height_unit, self.fitted.brightest)
         wanted: set[tuple[int, int]] = set()
@@ -273,9 +272,7 @@ def _touched(squares: Squares, cloud: Cloud) -> set[tuple[int, int]]:
     return {(int(row), int(col)) for row, col in place}
 
 
-def _scatter(
-    answers: dict[int, _Answer], core: Cloud, code: npt.NDArray[np.uint8], confidence: npt.NDArray[np.float64]
-) -> None:
+def _scatter(answers: dict[int, _Answer], core: Cloud, code: npt.NDArray[np.uint8], confidence: npt.NDArray[np.float64]) -> None:
     """Give the answers on a square's points to the files that these are from."""
     number, place = place_of(core.key)
     percent = np.rint(100 * confidence).astype(np.uint8)

@@ -27,10 +27,8 @@ def class_predictions_section(folder: Path) -> str:
         f"seen its fold ({folds}). Shades are shares of a true class (of its row), numbers are cells. Model: {card.method}."
     )
     body = figure(draw_confusion(card.model, card.classes), caption, "Confusion matrix")
-    header = ["predicted from", "samples", "accuracy", "macro F1"]
-    rows: list[list[str | Cell]] = [[name, n, *(_parted(text) for text in figures)] for name, n, *figures in card.overall()]
-    body += table(header, rows, caption="Scores on held-out ground, 90 % interval in brackets")
-    body += class_table(card)
+    body += overall_table(["predicted from", "samples", "accuracy", "macro F1"], card.overall())
+    body += class_table(card.classes, card.model, card.units)
     error = 100 * card.calibration_error
     body += sentence(
         f"Expected calibration error of the probabilities (Naeini et al. 2015): {error:.1f} %, each fold calibrated on the "
@@ -40,13 +38,19 @@ def class_predictions_section(folder: Path) -> str:
     return body + "".join(sentence(f"Note: {note}", "note") for note in card.notes)
 
 
-def class_table(card: ClassCard) -> str:
-    """Scores of each class; squares of better ones are darker."""
-    header = ["class", "cells", *(() if card.units is None else ("polygons",)), *(_TITLES[name] for name in PER_CLASS)]
+def overall_table(header: list[str], overall: list[list[str]]) -> str:
+    """Scores of all classes together: rows of a name, a number of samples, and scores as texts."""
+    rows: list[list[str | Cell]] = [[name, n, *(_parted(text) for text in figures)] for name, n, *figures in overall]
+    return table(header, rows, caption="Scores on held-out ground, 90 % interval in brackets")
+
+
+def class_table(names: tuple[str, ...], scores: ClassScores, units: tuple[int, ...] | None = None, what: str = "cells") -> str:
+    """Scores of each class; squares of better ones are darker. `units` are numbers of polygons, `what` the samples."""
+    header = ["class", what, *(() if units is None else ("polygons",)), *(_TITLES[name] for name in PER_CLASS)]
     rows: list[list[str | Cell]] = []
-    for at, (name, found) in enumerate(zip(card.classes, card.model.classes, strict=True)):
-        units = [] if card.units is None else [str(card.units[at])]
-        rows.append([name, str(found.measured), *units, *(_score(getattr(found, score)) for score in PER_CLASS)])
+    for at, (name, found) in enumerate(zip(names, scores.classes, strict=True)):
+        counts = [str(found.measured)] if units is None else [str(found.measured), str(units[at])]
+        rows.append([name, *counts, *(_score(getattr(found, score)) for score in PER_CLASS)])
     return table(header, rows, caption="Scores by class, 90 % interval in brackets")
 
 

@@ -21,6 +21,7 @@ from fusion3d.report.losses import losses_section
 from fusion3d.report.markup import Section, damaged, missing
 from fusion3d.report.material import Material
 from fusion3d.report.method import data_dates, method_section
+from fusion3d.report.point_predictions import point_predictions_section
 from fusion3d.report.predictions import predictions_section
 from fusion3d.report.probes import probes_section, read_probes
 from fusion3d.report.raster_view import facts
@@ -32,6 +33,7 @@ from fusion3d.report.validation import validation_section
 from fusion3d.store.reader import Store
 from fusion3d.tasks.classes.class_card import is_class_fit
 from fusion3d.tasks.scorecard import SCORES_FILE
+from fusion3d.tasks.segmentation.point_card import is_point_fit
 
 PRETRAIN = "fusion3d pretrain --data.store STORE --out RUN"
 EMBED = "fusion3d embed RUN STORE --out RUN/embedding.tif"
@@ -172,6 +174,8 @@ def _map(material: Material) -> str:
 def _predictions(material: Material) -> str:
     if material.fit is None:
         return missing("Nothing was fitted to field plots", FIT)
+    if is_point_fit(material.fit):
+        return point_predictions_section(material.fit)
     return class_predictions_section(material.fit) if is_class_fit(material.fit) else predictions_section(material.fit)
 
 
@@ -193,4 +197,7 @@ def _class_tasks(material: Material) -> list[tuple[str, str, Callable[[], str]]]
             found.append((task, f"{title} map", partial(class_map_section, drawn, truth, task)))
         if (folder / SCORES_FILE).is_file() and folder != material.fit:
             found.append((f"{task}-predictions", f"{title}: predicted against true", partial(class_predictions_section, folder)))
+    points = material.run / "segmentation"
+    if (points / SCORES_FILE).is_file() and points != material.fit:
+        found.append(("segmentation", "Classes of points: predicted against true", partial(point_predictions_section, points)))
     return found

@@ -28,14 +28,13 @@ from fusion3d.tasks.segmentation.asprs import UNLEARNED, class_name, parse_class
 from fusion3d.tasks.segmentation.cloud import Box, StoreCloud
 from fusion3d.tasks.segmentation.ground import GroundModel
 from fusion3d.tasks.segmentation.network import PointClassifier, untrained
-from fusion3d.tasks.segmentation.pieces import Piece, Squares, occupied, read_piece
+from fusion3d.tasks.segmentation.pieces import WITHOUT_VOXEL, Piece, Squares, occupied, read_piece
 from fusion3d.tasks.segmentation.point_card import PointCard
 from fusion3d.tasks.segmentation.point_folds import PointFolds, point_folds
 from fusion3d.tasks.segmentation.point_model import PointModel, write_point_model
 from fusion3d.tasks.segmentation.point_scores import PointScores, confusion_by_block, point_scores
 from fusion3d.tasks.segmentation.predictions import PointPredictions
-from fusion3d.tasks.segmentation.simple_features import simple_features
-from fusion3d.tasks.segmentation.training import FINETUNE_STEPS, Schedule, frozen_features, probabilities, train
+from fusion3d.tasks.segmentation.training import FINETUNE_STEPS, HEAD_STEPS, Schedule, frozen_features, probabilities, train
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -79,6 +78,7 @@ def fit_points(
     folds: int = 5,
     buffer: float | None = None,
     most_points: int = MOST_POINTS,
+    head_steps: int = HEAD_STEPS,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -97,6 +97,7 @@ def fit_points(
     folds : to hold out in turn
     buffer : metres around held-out blocks in which nothing is learned; None for four voxels
     most_points : more are not read: squares are drawn by lot
+    head_steps : of the head on frozen features
     seed : of draws, folds and weights
 
     Raises
@@ -110,6 +111,8 @@ def fit_points(
         raise ConfigError(f"--seed {seed} must not be negative")
     if steps is not None and (steps < 1 or not finetune):
         raise ConfigError("--steps counts those of --finetune, at least 1")
+    if most_points < 1:
+        raise ConfigError(f"--points {most_points} must be at least 1")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(folder, "is a file, not a folder", "give another --out")
@@ -127,7 +130,7 @@ def fit_points(
     places = [_places(piece, codes) for piece in pieces]
     labelled = [piece.core.take(place >= 0) for piece, place in zip(pieces, places, strict=True)]
     split = point_folds(labelled, block, folds, _BUFFER * squares.voxel if buffer is None else buffer, seed)
-    schedule = Schedule(finetune=(steps or FINETUNE_STEPS) if finetune else 0, seed=seed)
+    schedule = Schedule(head_steps, (steps or FINETUNE_STEPS) if finetune else 0, seed)
     data = _Data(pieces, places, split, len(codes))
     rounds = 2 * len(pieces) + (2 * split.count + 1) * (1 + schedule.finetune) + 2 * split.count
     with progress_bar("fit", rounds, progress) as advance:
@@ -217,7 +220,9 @@ def _codes(store: Store, classes: str | None, notes: list[str]) -> tuple[int, ..
     left = {code: count for code, count in counts.items() if code not in codes and count}
     if len(codes) < 2:
         raise StoreError(
-            store.path, f"holds {_counted(counts)}: fewer than two classes to learn", "prepare classified tiles, or give --classes"
+            store.path,
+            f"holds {_counted(counts)}: fewer than two classes to learn",
+            "prepare classified tiles, or give --classes",
         )
     if left:
         notes.append(f"not learned, and not scored: {_counted(left)}")
@@ -299,12 +304,10 @@ def _cross_fit(
 
 
 def _forest(data: _Data, seed: int, advance: Callable[[], None]) -> Int64:
-    """[N] classes of held-out points by a random forest on `simple_features`, classes weighing as for the network."""
+    """[N] classes of held-out points by a random forest on what the head knows of points without the encoder; classes weigh as for the network."""
     from sklearn.ensemble import RandomForestClassifier
 
-    features = []
-    for piece, known in zip(data.pieces, data.known, strict=True):
-        features.append(simple_features(piece)[known])
+    features = [piece.extras[:, WITHOUT_VOXEL].numpy()[known] for piece, known in zip(data.pieces, data.known, strict=True)]
     joined, true = np.concatenate(features), np.concatenate(data.true)
     fold, generator = np.concatenate(data.fold), np.random.default_rng(seed)
     found = np.zeros(len(true), np.int64)

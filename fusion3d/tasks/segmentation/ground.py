@@ -32,7 +32,9 @@ _SIGMAS = (1.0, 4.0, 14.0)
 _TRUNCATE = 2.5
 _SUPPORT = (0.1, 0.1, 0.01)
 """Least share of a window's weight that must be on ground cells."""
-REACH = _FILL + 2 + 2 * sum(_RADII) + round(_SIGMAS[-1] * _TRUNCATE)
+_FIT = round(_SIGMAS[-1] * _TRUNCATE)
+_FILTER = _FILL + 2 + 2 * sum(_RADII)
+REACH = _FILTER + _FIT
 """Cells by which a point can be away from the ground that it changes."""
 assert REACH < _SIDE
 
@@ -43,8 +45,8 @@ class GroundModel:
     def __init__(self, source: PointSource) -> None:
         self.source = source
         # a row of squares and its neighbours stay in memory on the way through a scene
-        self._lowest = lru_cache(maxsize=512)(self._compute_lowest)
-        self._surface = lru_cache(maxsize=64)(self._compute_surface)
+        self._lowest = lru_cache(maxsize=128)(self._compute_lowest)
+        self._surface = lru_cache(maxsize=32)(self._compute_surface)
 
     def height(self, east: Float64, south: Float64, z: Float64) -> Float64:
         """[N] metres above ground of points [N]; NaN where there is none within reach."""
@@ -88,7 +90,7 @@ class GroundModel:
         near = self._assemble(self._lowest, row - REACH, col - REACH, row + _SIDE + REACH, col + _SIDE + REACH)
         if not np.isfinite(near).any():
             return np.full((_SIDE, _SIDE), np.nan)
-        return ground_surface(near)[REACH:-REACH, REACH:-REACH]
+        return ground_surface(near)
 
 
 def ground_surface(lowest: Float64) -> Float64:
@@ -100,7 +102,7 @@ def ground_surface(lowest: Float64) -> Float64:
 
     Returns
     -------
-    [rows, cols] metres, NaN without ground nearby; right from `REACH` cells inside of the edges on
+    [rows - 2 REACH, cols - 2 REACH] metres, of the cells that far from the edges; NaN without ground nearby
     """
     filled = _filled(_without_pits(lowest))
     last, ground = filled, np.isfinite(filled)
@@ -109,12 +111,14 @@ def ground_surface(lowest: Float64) -> Float64:
         with np.errstate(invalid="ignore"):
             ground &= ~(last - opened > _SLOPE * radius * CELL)
         last = opened
-    found = np.full(lowest.shape, np.nan)
+    inner = slice(_FILTER, -_FILTER)
+    filled, ground = filled[inner, inner], ground[inner, inner]
+    found = np.full((lowest.shape[0] - 2 * REACH, lowest.shape[1] - 2 * REACH), np.nan)
     for sigma, support in zip(_SIGMAS, _SUPPORT, strict=True):
-        open_cells = np.isnan(found)
-        if not open_cells.any():
+        wanted = np.isnan(found)
+        if not wanted.any():
             break
-        found[open_cells] = _planes(filled, ground, sigma, support)[open_cells]
+        found[wanted] = _planes(filled, ground, sigma, support, wanted)
     return found
 
 
@@ -148,34 +152,37 @@ def _opened(surface: Float64, radius: int) -> Float64:
     return opened
 
 
-def _planes(z: Float64, known: BoolArray, sigma: float, support: float) -> Float64:
-    """Value in the middle of the plane that fits the known cells around each cell, NaN where these weigh too little."""
-    offset = np.arange(-round(sigma * _TRUNCATE), round(sigma * _TRUNCATE) + 1, dtype=np.float64)
+def _planes(z: Float64, known: BoolArray, sigma: float, support: float, wanted: BoolArray) -> Float64:
+    """Value in the middle of the plane that fits the known cells around each wanted cell, NaN where these weigh too little.
+
+    Parameters
+    ----------
+    wanted : of the cells `_FIT` and more from the edges of `z`
+    """
+    reach = round(sigma * _TRUNCATE)
+    offset = np.arange(-reach, reach + 1, dtype=np.float64)
     kernels = [np.exp(-(offset**2) / (2 * sigma**2)) * offset**power for power in range(3)]
+    inner = slice(_FIT, -_FIT)
 
     def moment(values: Float64, down: int, right: int) -> Float64:
         along = ndimage.correlate1d(values, kernels[down], axis=0, mode="constant")
-        return np.asarray(ndimage.correlate1d(along, kernels[right], axis=1, mode="constant"))
+        return np.asarray(ndimage.correlate1d(along, kernels[right], axis=1, mode="constant")[inner, inner][wanted])
 
-    weight = known.astype(np.float64)
-    value = np.where(known, z, 0.0)
+    weight, value = known.astype(np.float64), np.where(known, z, 0.0)
+    found = np.full(int(wanted.sum()), np.nan)
     total = moment(weight, 0, 0)
     enough = total > support * kernels[0].sum() ** 2
-    one, two, mixed = (
-        {at: moment(weight, *at)[enough] for at in places} for places in (((1, 0), (0, 1)), ((2, 0), (0, 2)), ((1, 1),))
-    )
-    matrix = np.empty((int(enough.sum()), 3, 3))
-    matrix[:, 0, 0] = total[enough]
-    matrix[:, 0, 1] = matrix[:, 1, 0] = one[1, 0]
-    matrix[:, 0, 2] = matrix[:, 2, 0] = one[0, 1]
-    matrix[:, 1, 2] = matrix[:, 2, 1] = mixed[1, 1]
+    if not enough.any():
+        return found
+    s = {at: moment(weight, *at)[enough] for at in ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2))}
+    total = total[enough]
     # a little stiffness: cells on one line, or on one side alone, do not tilt the plane at will
-    matrix[:, 1, 1] = two[2, 0] + 0.05 * sigma**2 * total[enough]
-    matrix[:, 2, 2] = two[0, 2] + 0.05 * sigma**2 * total[enough]
+    stiff = 0.05 * sigma**2 * total
+    rows = ((total, s[1, 0], s[0, 1]), (s[1, 0], s[2, 0] + stiff, s[1, 1]), (s[0, 1], s[1, 1], s[0, 2] + stiff))
+    matrix = np.stack([np.stack(row, axis=1) for row in rows], axis=1)
     right_side = np.stack([moment(value, *at)[enough] for at in ((0, 0), (1, 0), (0, 1))], axis=1)
     # about the mean of the window, so that the stiffness pulls towards level ground and not towards elevation 0
-    mean = right_side[:, 0] / total[enough]
-    right_side -= mean[:, None] * np.stack([matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 0, 2]], axis=1)
-    found = np.full(z.shape, np.nan)
+    mean = right_side[:, 0] / total
+    right_side -= mean[:, None] * matrix[:, 0]
     found[enough] = mean + np.linalg.solve(matrix, right_side[:, :, None])[:, 0, 0]
     return found

@@ -14,15 +14,20 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fusion3d.data.observation import POINT_ATTRIBUTES
 from fusion3d.encoders.als import HIGHEST, LOWEST, AlsEncoder
 from fusion3d.tasks.segmentation.cloud import Box, Cloud, PointSource
 from fusion3d.tasks.segmentation.ground import GroundModel
+from fusion3d.tasks.segmentation.neighbourhood import SHAPE, neighbourhood
 
 SQUARE = 64
 """Side of a square, voxels."""
-EXTRAS = ("east", "south", "up", "height", "near_ground", "intensity", "return_fraction", "returns", "scan_angle")
+_PLACE = ("east", "south", "up")
+EXTRAS = (*_PLACE, "height", "near_ground", *POINT_ATTRIBUTES, *SHAPE)
 """What a point is told apart by inside of its voxel: place in the voxel, height above ground / 20 m and its hyperbolic tangent
-in metres (which resolves the lowest metre), and the point's own attributes."""
+in metres (which resolves the lowest metre), the point's own attributes, and the shape of its neighbourhood."""
+WITHOUT_VOXEL = slice(len(_PLACE), None)
+"""Of the extras, those that know nothing of voxels: what a random forest is usually given."""
 _TALL = 20.0
 
 
@@ -83,7 +88,6 @@ class Piece:
     attributes : in the order of `POINT_ATTRIBUTES`
     extras : of the square's points, as `EXTRAS` says
     core : the square's points
-    around : all points, halo included
     """
 
     coordinates: Int64[Tensor, "points 4"]
@@ -91,7 +95,6 @@ class Piece:
     attributes: Float[Tensor, "points attributes"]
     extras: Float[Tensor, "core extras"]
     core: Cloud
-    around: Cloud
 
     def __len__(self) -> int:
         return len(self.core)
@@ -120,23 +123,23 @@ def read_piece(source: PointSource, ground: GroundModel, squares: Squares, row: 
     corner = np.array([row, col]) * squares.side
     fraction = np.stack([around.east, around.south, height], axis=1) / squares.voxel
     fraction -= np.stack([place[:, 1] + corner[1], place[:, 0] + corner[0], level], axis=1) + 0.5
-    extras = np.concatenate(
-        [fraction, height[:, None] / _TALL, np.tanh(height)[:, None], around.attributes.astype(np.float64)], axis=1
-    )
+    # near the corner of the square: eigenvalues want small numbers
+    local = np.stack([around.east, around.south, height], axis=1) - np.array([*corner[::-1], 0]) * squares.voxel
+    shape = neighbourhood(local, count, squares.halo * squares.voxel)
+    near_ground = np.tanh(height)[:, None]
+    own = np.concatenate([fraction, height[:, None] / _TALL, near_ground, around.attributes.astype(np.float64)], axis=1)
+    extras = np.concatenate([own[:count], shape], axis=1)
     chip = np.zeros((len(order), 1), np.int64)
     coordinates = np.concatenate([chip, level[:, None].astype(np.int64), place + squares.halo], axis=1)
     return Piece(
         torch.from_numpy(coordinates),
         torch.from_numpy(height.astype(np.float32)),
         torch.from_numpy(around.attributes),
-        torch.from_numpy(extras[:count].astype(np.float32)),
+        torch.from_numpy(extras.astype(np.float32)),
         around.take(np.arange(count)),
-        around,
     )
 
 
 def occupied(pieces: list[Piece]) -> int:
     """Points of the squares of pieces."""
     return sum(len(piece) for piece in pieces)
-
-

@@ -93,7 +93,9 @@ def read_point_model(path: str | Path) -> PointModel:
             raise ValueError("voxel, temperature and brightest must be positive numbers")
         network = PointClassifier(AlsEncoder(**plain["encoder"]), len(legend), numbers["voxel"])
         for prefix, part in ((_ENCODER, network.encoder.unet), (_HEAD, network.head)):
-            named = {name.removeprefix(prefix): torch.from_numpy(v.copy()) for name, v in arrays.items() if name.startswith(prefix)}
+            named = {
+                name.removeprefix(prefix): torch.from_numpy(v.copy()) for name, v in arrays.items() if name.startswith(prefix)
+            }
             part.load_state_dict(named)
         trained_on = {str(name): str(value) for name, value in plain["trained_on"].items()}
     except (*DAMAGED, RuntimeError) as error:

@@ -22,11 +22,11 @@ from fusion3d.tasks.segmentation.pieces import Piece
 
 BoolArray = npt.NDArray[np.bool_]
 
-HEAD_STEPS = 800
+HEAD_STEPS = 500
 """Of the head alone."""
 FINETUNE_STEPS = 150
 """Of encoder and head together; each takes one square."""
-_BATCH = 4096
+_BATCH = 2048
 _RATE = 3e-3
 _ENCODER_RATE = 1e-3
 _DECAY = 0.01
@@ -96,9 +96,7 @@ def train(
     return network.eval()
 
 
-def _train_head(
-    head: nn.Module, known: Tensor, true: Tensor, weight: Tensor, steps: int, generator: np.random.Generator
-) -> None:
+def _train_head(head: nn.Module, known: Tensor, true: Tensor, weight: Tensor, steps: int, generator: np.random.Generator) -> None:
     optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
     for step in range(steps):
         for group in optimizer.param_groups:
