@@ -42,7 +42,7 @@ def name_and_path(text: str, option: str) -> tuple[str, str]:
     return name, path
 
 
-def given(context: typer.Context, names: Sequence[str]) -> list[str]:
+def options_given(context: typer.Context, names: Sequence[str]) -> list[str]:
     """The options, as --name, that the user has written."""
     options = {param.name: param.opts[0] for param in context.command.params}
     written = [name for name in names if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"]

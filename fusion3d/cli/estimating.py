@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusion3d.cli.application import app, given, listed, out
+from fusion3d.cli.application import app, listed, options_given, out
 from fusion3d.errors import ConfigError
 
 
@@ -55,10 +55,11 @@ def fit(
         typer.Option("--target", help="Column of the plots to predict; of classes also several, as landuse,natural."),
     ] = None,
     task: Annotated[
-        str, typer.Option(
+        str,
+        typer.Option(
             help="biomass (a continuous variable, not negative), landcover (classes), crops (classes of fields) or segmentation "
             "(classes of points, from a store and a --checkpoint)."
-        )
+        ),
     ] = "biomass",
     model: Annotated[
         str | None,
@@ -69,7 +70,10 @@ def fit(
         ),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Classes: YAML with the name of each label, `4: grass`; equal names are merged. Of points: 2,5,6.")
+        Path | None,
+        typer.Option(
+            help="Classes: YAML with the name of each label, `4: grass`; equal names are merged. Of points: codes, as 2,5,6."
+        ),
     ] = None,
     confidence: Annotated[
         Path | None, typer.Option(help="Classes: YAML with how far labels of a class are trusted, 0 to 1, `forest: 0.8`.")
@@ -134,7 +138,7 @@ def fit(
         return
     if labels is None:
         raise ConfigError("say what to learn from with --labels FILE")
-    if foreign := given(context, ("checkpoint", "finetune", "steps", "points", "quiet")):
+    if foreign := options_given(context, ("checkpoint", "finetune", "steps", "points", "quiet")):
         raise ConfigError(f"{foreign[0]} is for --task segmentation")
     files = [*labels, *_further_labels(context.args, labels)]
     shared = {

@@ -7,23 +7,12 @@ from typing import Annotated
 
 import typer
 
-from fusion3d.cli.application import app, given, out
+from fusion3d.cli.application import app, options_given, out
 from fusion3d.errors import ConfigError
 
-_OPTIONS = (
-    "embedding",
-    "target",
-    "task",
-    "classes",
-    "block",
-    "folds",
-    "seed",
-    "checkpoint",
-    "finetune",
-    "steps",
-    "points",
-    "quiet",
-)
+_OPTIONS = {
+    "embedding", "target", "task", "classes", "block", "folds", "seed", "checkpoint", "finetune", "steps", "points", "quiet",
+}  # fmt: skip
 
 
 def fit_segmentation(context: typer.Context, store: Path, target: Path) -> None:
@@ -33,7 +22,7 @@ def fit_segmentation(context: typer.Context, store: Path, target: Path) -> None:
     options = context.params
     if context.args:
         raise ConfigError(f"unexpected argument {context.args[0]!r}; --task segmentation takes one store")
-    if foreign := given(context, [name for name in options if name not in _OPTIONS]):
+    if foreign := options_given(context, [name for name in options if name not in _OPTIONS]):
         raise ConfigError(f"{foreign[0]} is not for --task segmentation")
     if options["checkpoint"] is None:
         raise ConfigError("--task segmentation needs the encoder: give the run of `fusion3d pretrain` with --checkpoint RUN")

@@ -26,7 +26,7 @@ _CHUNK = 500_000
 
 @dataclass(frozen=True)
 class NewDimension:
-    """An extra dimension of one byte a point: what a step of it means (None for the number itself), and up to 32 letters on it."""
+    """An extra dimension of a byte a point: what a step of it means (None for the number itself), and up to 32 letters."""
 
     name: str
     description: str
@@ -129,7 +129,7 @@ def copy_points(
 
 
 def _described(path: str) -> bytes:
-    """The extra bytes VLR of a file as it is, with bytes that no dimension describes named as such: laspy forgets nodata values."""
+    """The extra bytes VLR of a file as it is, bytes that no dimension describes named so: laspy forgets nodata values."""
     header = read_header(path)
     layout = header.layout
     spare = layout.length - base_dtype(layout.point_format).itemsize - sum(each.size for each in layout.extra)

@@ -128,9 +128,7 @@ def segment(
 
 
 def _targets(paths: list[str], folder: Path) -> dict[str, Path]:
-    found = {
-        path: folder / f"{Path(path).name.removesuffix('.laz').removesuffix('.las').removesuffix('.copc')}.laz" for path in paths
-    }
+    found = {path: folder / f"{Path(path).stem.removesuffix('.copc')}.laz" for path in paths}
     if folder.exists() and not folder.is_dir():
         raise InputError(folder, "is a file, not a folder", "give another --out-dir")
     inputs = {Path(path).resolve() for path in paths}

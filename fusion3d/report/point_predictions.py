@@ -22,8 +22,8 @@ def point_predictions_section(folder: Path) -> str:
     body += class_table(card.classes, card.model.found, what="points")
     error = 100 * card.calibration_error
     body += sentence(
-        f"Expected calibration error of the confidence (Naeini et al. 2015): {error:.1f} %, each fold calibrated on the others by "
-        "temperature scaling (Guo et al. 2017). Heights above ground are made from positions alone, not from the ground class.",
+        f"Expected calibration error of the confidence (Naeini et al. 2015): {error:.1f} %, each fold calibrated on the others "
+        "by temperature scaling (Guo et al. 2017). Heights above ground are from positions alone, not from the ground class.",
         "note",
     )
     return body + "".join(sentence(f"Note: {note}", "note") for note in card.notes)

@@ -97,7 +97,7 @@ def test_answers_do_not_depend_on_the_classes_in_the_files(fitted, done, tmp_pat
 
 def test_points_that_cannot_be_classified_are_unclassified_without_confidence(fitted, tmp_path):
     points = cut(town(30, 30), np.arange(1500))
-    points["z"][:3] = slope(points["x"][:3], points["y"][:3]) + [400.0, -60.0, 150.0]
+    points["z"][:3] = slope(points["x"][:3], points["y"][:3]) + np.array([400.0, -60.0, 150.0])
     points["withheld"] = (np.arange(1500) == 10).astype(np.uint8)
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / "a.laz", points)
@@ -124,12 +124,8 @@ def test_a_bad_file_is_set_aside_and_the_others_go_on(fitted, tmp_path):
     assert finished.returncode == 1, finished.stderr
     lines = finished.stdout.splitlines()
     assert [line.split(": ")[0] for line in lines[:-1]] == ["set aside"] * 4
-    for name, said in (
-        ("short", "truncated"),
-        ("text", "not a LAS"),
-        ("elsewhere", "give the files of each CRS apart"),
-        ("west", "already"),
-    ):
+    reasons = {"short": "truncated", "text": "not a LAS", "elsewhere": "give the files of each CRS apart", "west": "already"}
+    for name, said in reasons.items():
         assert any(name in line and said in line for line in lines[:-1]), name
     assert lines[-1].startswith("1 file in")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["east.laz", "west.laz"]

@@ -221,7 +221,7 @@ def _codes(store: Store, classes: str | None, notes: list[str]) -> tuple[int, ..
     if len(codes) < 2:
         raise StoreError(
             store.path,
-            f"holds {_counted(counts)}: fewer than two classes to learn",
+            f"holds {_counted(counts)}: too few classes to learn",
             "prepare classified tiles, or give --classes",
         )
     if left:
@@ -304,7 +304,7 @@ def _cross_fit(
 
 
 def _forest(data: _Data, seed: int, advance: Callable[[], None]) -> Int64:
-    """[N] classes of held-out points by a random forest on what the head knows of points without the encoder; classes weigh as for the network."""
+    """[N] classes of held-out points by a random forest on what the head knows without the encoder; classes weigh as there."""
     from sklearn.ensemble import RandomForestClassifier
 
     features = [piece.extras[:, WITHOUT_VOXEL].numpy()[known] for piece, known in zip(data.pieces, data.known, strict=True)]

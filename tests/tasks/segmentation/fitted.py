@@ -20,9 +20,13 @@ class Fitted:
     fit: PointFit
 
 
-@cache
 def fit_town(folders: pytest.TempPathFactory) -> Fitted:
-    folder = folders.mktemp("town")
+    return _fit_town(folders.getbasetemp() / "town")
+
+
+@cache
+def _fit_town(folder: Path) -> Fitted:
+    folder.mkdir()
     store, checkpoint, tiles = write_town(folder)
     fit = fit_points(store, checkpoint, folder / "fit", folds=2, block=16, head_steps=150, progress=False)
     return Fitted(store, checkpoint, tiles, fit)

@@ -110,8 +110,8 @@ def test_frozen_leaves_the_pretrained_weights_and_finetuning_moves_them(fitted, 
     frozen = fitted.fit.model.network.encoder.unet.state_dict()
     assert all(torch.equal(before[name], frozen[name]) for name in before)
     found = fit_points(
-        fitted.store, fitted.checkpoint, tmp_path / "fit", folds=2, block=16, finetune=True, steps=4, most_points=2000, head_steps=10,
-        progress=False,
+        fitted.store, fitted.checkpoint, tmp_path / "fit", folds=2, block=16, finetune=True, steps=4, most_points=2000,
+        head_steps=10, progress=False,
     )  # fmt: skip
     moved = found.model.network.encoder.unet.state_dict()
     assert not all(torch.equal(before[name], moved[name]) for name in before)

@@ -21,7 +21,7 @@ def slope(x, y):
 
 
 def town(width: float, height: float, density: float = 3.0, seed: int = 0) -> dict[str, np.ndarray]:
-    """x, y, z and attributes of points: in each square of 16 m a house of 7 m and a tree of 5 m width."""
+    """x, y, z and attributes of points: in each square of 16 m a house of 7 m and a tree of 7 m."""
     random = np.random.default_rng(seed)
     count = int(density * width * height)
     x, y = X0 + random.uniform(0, width, count), Y0 + random.uniform(0, height, count)
@@ -29,7 +29,7 @@ def town(width: float, height: float, density: float = 3.0, seed: int = 0) -> di
     tall = np.zeros(count)
     kind = np.full(count, GROUND)
     house = (inside_x < 7) & (inside_y < 7)
-    away = np.hypot(inside_x - 12, inside_y - 12) / 2.5
+    away = np.hypot(inside_x - 12, inside_y - 12) / 3.5
     tree = (away < 1) & (random.random(count) < 0.8)
     tall[house], kind[house] = 5.0, HOUSE
     tall[tree] = (2.0 + 6.0 * random.random(count) * np.sqrt(np.clip(1 - away**2, 0, 1)))[tree]
