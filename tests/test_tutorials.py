@@ -13,7 +13,7 @@ from fusion3d.cli import app
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = ("biomass.md",)
+PAGES = ("biomass.md", "segmentation.md")
 
 
 def commands() -> list[str]:

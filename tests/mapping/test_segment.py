@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import laspy
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from fusion3d.cli import app
 from fusion3d.errors import ConfigError, Fusion3DError, InputError
 from fusion3d.mapping.segment import segment
 from fusion3d.tasks.segmentation.pieces import Squares
@@ -119,9 +119,9 @@ def test_a_bad_file_is_set_aside_and_the_others_go_on(fitted, tmp_path):
     write(tmp_path / "in" / "elsewhere.laz", cut(town(20, 20), np.arange(50)), crs="EPSG:32631")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "west.laz").write_bytes(b"mine")
-    words = [sys.executable, "-m", "fusion3d.cli", "segment", fitted.fit.out, tmp_path / "in", "--out-dir", tmp_path / "out"]
-    finished = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
-    assert finished.returncode == 1, finished.stderr
+    words = ["segment", fitted.fit.out, tmp_path / "in", "--out-dir", tmp_path / "out", "--quiet"]
+    finished = CliRunner().invoke(app, [str(word) for word in words])
+    assert finished.exit_code == 1, finished.output
     lines = finished.stdout.splitlines()
     assert [line.split(": ")[0] for line in lines[:-1]] == ["set aside"] * 4
     reasons = {"short": "truncated", "text": "not a LAS", "elsewhere": "give the files of each CRS apart", "west": "already"}

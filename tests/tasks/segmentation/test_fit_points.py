@@ -69,7 +69,9 @@ def test_heights_are_those_over_the_true_ground_and_not_from_classes(fitted):
     points = source.points(EVERYTHING)
     height = GroundModel(source).height(points.east, points.south, points.z)
     true = points.z - slope(points.east, -points.south)
-    assert np.quantile(np.abs(height - true), 0.99) < 0.15
+    # the lowest of three points a square metre on a slope of 10 %
+    assert np.quantile(np.abs(height - true), 0.5) < 0.1
+    assert np.quantile(np.abs(height - true), 0.98) < 0.3
 
 
 def test_answers_do_not_depend_on_the_classes_in_the_store(fitted):
@@ -164,7 +166,7 @@ def test_a_damaged_model_is_refused(fitted, tmp_path, change, said):
 
 
 def test_the_report_shows_the_classes_of_points(fitted, tmp_path):
-    body = dict((part.anchor, part.body) for part in sections(Material.of(tmp_path, fit=fitted.fit.out, store=fitted.store)))
+    body = {part.id: part.body for part in sections(Material.of(tmp_path, fit=fitted.fit.out, store=fitted.store))}
     assert "high vegetation" in body["predictions"]
     assert "random forest on point features" in body["predictions"]
     assert "Confusion matrix" in body["predictions"]
