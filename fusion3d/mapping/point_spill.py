@@ -6,7 +6,7 @@ What a file's points are classified with comes from all files alike, so that not
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +39,8 @@ class PointSpill:
         self.folder, self.unit, self.height_unit, self.brightest = folder, unit, height_unit, brightest
         self._squares: dict[tuple[int, int], list[Path]] = {}
 
-    def add(self, number: int, file: PointFile, visit: Callable[[Cloud], None]) -> None:
-        """Decode a file; `visit` is given its points chunk by chunk. Of a file that cannot be decoded nothing stays.
+    def add(self, number: int, file: PointFile) -> Iterator[Cloud]:
+        """Decode a file, whose points are given chunk by chunk on the way. Of a file that cannot be decoded nothing stays.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class PointSpill:
                 )
                 place += len(points)
                 found |= _write(folder, cloud)
-                visit(cloud)
+                yield cloud
         except Fusion3DError:
             shutil.rmtree(folder)
             raise

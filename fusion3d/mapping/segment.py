@@ -33,8 +33,11 @@ from fusion3d.tasks.segmentation.ground import GroundModel
 from fusion3d.tasks.segmentation.pieces import SQUARE, Squares, read_piece
 from fusion3d.tasks.segmentation.point_model import PointModel, read_point_model
 
+Bytes = npt.NDArray[np.uint8]
+
 CONFIDENCE = NewDimension("confidence", "probability of the class", 0.01)
 ORIGINAL = NewDimension("original_class", "classification before")
+_PACK = 1 << 32
 _NEAR = 192.0
 """Metres: squares are gone through in groups of this size, whose ground is in memory together."""
 
@@ -195,7 +198,8 @@ class _Job:
             for number, tile in enumerate(tiles):
                 touched: set[tuple[int, int]] = set()
                 try:
-                    spill.add(number, tile.file, lambda cloud, touched=touched: touched.update(_touched(self.squares, cloud)))
+                    for cloud in spill.add(number, tile.file):
+                        touched |= _touched(self.squares, cloud)
                 except Fusion3DError as error:
                     self.set_aside.append((tile.file.path, str(error)))
                 else:
@@ -203,55 +207,70 @@ class _Job:
                         kept[number] = tile
                         wanted |= touched
                 advance()
-        answers = {number: _Answer.new(work / f"{number}", tile.file.count) for number, tile in kept.items()}
+        answers = _Answers(work, {number: tile.file.count for number, tile in kept.items()})
         ground, group = GroundModel(spill), max(1, int(_NEAR // self.squares.metres))
         order = sorted(wanted, key=lambda at: (at[0] // group, at[1] // group, at))
         with progress_bar("classify", len(order), progress) as advance:
             for row, col in order:
                 piece = read_piece(spill, ground, self.squares, row, col)
                 if piece is not None:
-                    _scatter(answers, piece.core, *self.fitted.classify(piece))
+                    answers.take(piece.core.key, *self.fitted.classify(piece))
                 advance()
         with progress_bar("write", len(kept), progress) as advance:
             for number, tile in kept.items():
-                self._write(tile, answers[number])
+                self._write(tile, *answers.of(number))
                 advance()
 
-    def _write(self, tile: _Tile, answer: _Answer) -> None:
+    def _write(self, tile: _Tile, code: Bytes, confidence: Bytes) -> None:
         assert tile.target is not None
 
-        def values(start: int, stop: int) -> dict[str, npt.NDArray[np.uint8]]:
-            return {"classification": answer.code[start:stop], CONFIDENCE.name: answer.confidence[start:stop]}
+        def values(start: int, stop: int) -> dict[str, Bytes]:
+            return {"classification": code[start:stop], CONFIDENCE.name: confidence[start:stop]}
 
+        kept = {"classification": ORIGINAL.name} if self.keep_original else {}
         try:
-            copy_points(
-                tile.file, tile.target, self.new, values, f"fusion3d {__version__}",
-                keep={"classification": ORIGINAL.name} if self.keep_original else {},
-            )  # fmt: skip
+            copy_points(tile.file, tile.target, self.new, values, f"fusion3d {__version__}", kept)
         except Fusion3DError as error:
             self.set_aside.append((tile.file.path, str(error)))
             return
         self.outputs.append(tile.target)
-        codes, counts = np.unique(answer.code, return_counts=True)
-        self.counts.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
+        self.counts.update({each: count for each, count in enumerate(np.bincount(code, minlength=256).tolist()) if count})
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """Class and confidence (per cent) of each point of a file, on disk."""
+class _Answers:
+    """Class and confidence (per cent) of each point of some files, on disk.
 
-    code: npt.NDArray[np.uint8]
-    confidence: npt.NDArray[np.uint8]
+    Parameters
+    ----------
+    counts : points by number of the file
+    """
 
-    @classmethod
-    def new(cls, path: Path, count: int) -> _Answer:
-        if count == 0:
-            return cls(np.zeros(0, np.uint8), np.zeros(0, np.uint8))
-        code, confidence = (
-            np.memmap(path.with_name(f"{path.name}.{part}"), np.uint8, "w+", shape=(count,)) for part in ("class", "confidence")
+    def __init__(self, folder: Path, counts: dict[int, int]) -> None:
+        self._first = np.full(max(counts, default=0) + 1, -1, np.int64)
+        total = 0
+        for number, count in counts.items():
+            self._first[number] = total
+            total += count
+        self._counts = counts
+        # an empty file cannot be mapped
+        self._code, self._confidence = (
+            np.memmap(folder / name, np.uint8, "w+", shape=(max(1, total),)) for name in ("class", "confidence")
         )
-        code[:] = UNCLASSIFIED
-        return cls(code, confidence)
+        self._code[:] = UNCLASSIFIED
+
+    def take(self, key: npt.NDArray[np.int64], code: Bytes, confidence: npt.NDArray[np.float64]) -> None:
+        """Note answers on points; those of other files are left out."""
+        number, place = place_of(key)
+        mine = number < len(self._first)
+        mine[mine] = self._first[number[mine]] >= 0
+        at = self._first[number[mine]] + place[mine]
+        self._code[at] = code[mine]
+        self._confidence[at] = np.rint(100 * confidence[mine]).astype(np.uint8)
+
+    def of(self, number: int) -> tuple[Bytes, Bytes]:
+        """[N] class and confidence of a file's points."""
+        part = slice(self._first[number], self._first[number] + self._counts[number])
+        return self._code[part], self._confidence[part]
 
 
 def _check_crs(file: PointFile, system: CRS, found: list[_Tile]) -> None:
@@ -266,15 +285,7 @@ def _check_crs(file: PointFile, system: CRS, found: list[_Tile]) -> None:
 
 def _touched(squares: Squares, cloud: Cloud) -> set[tuple[int, int]]:
     """Rows and columns of the squares that hold points."""
-    place = np.unique(squares.voxels(cloud) // squares.side, axis=0)
-    return {(int(row), int(col)) for row, col in place}
-
-
-def _scatter(answers: dict[int, _Answer], core: Cloud, code: npt.NDArray[np.uint8], confidence: npt.NDArray[np.float64]) -> None:
-    """Give the answers on a square's points to the files that these are from."""
-    number, place = place_of(core.key)
-    percent = np.rint(100 * confidence).astype(np.uint8)
-    for at, answer in answers.items():
-        mine = number == at
-        answer.code[place[mine]] = code[mine]
-        answer.confidence[place[mine]] = percent[mine]
+    row, col = (squares.voxels(cloud) // squares.side).T
+    # both in one number, for speed
+    rows, cols = np.divmod(np.unique(row * _PACK + col + _PACK // 2), _PACK)
+    return set(zip(rows.tolist(), (cols - _PACK // 2).tolist(), strict=True))

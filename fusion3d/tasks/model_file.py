@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.errors import InputError
-from fusion3d.io.json_file import file_of, parsing, read_json, write_json
+from fusion3d.io.json_file import file_of, has_format, parsing, read_json, write_json
 from fusion3d.io.whole_file import whole_file
 from fusion3d.tasks.conformal import Conformal
 from fusion3d.tasks.domain import Domain
@@ -28,6 +28,7 @@ MODEL_FILE, ARRAYS_FILE = "model.json", "model.safetensors"
 _FORMAT, _VERSION = "fusion3d model", 2
 _RIDGE_FORMAT, _RIDGE_VERSION = "fusion3d ridge model", 1
 """Of before there were other models: all numbers in the JSON, no intervals."""
+_POINTS = "fusion3d point class model"
 _REMEDY = "give the folder or the model.json that `fusion3d fit` wrote"
 _PLAIN = ("target", "unit", "transform", "nonnegative", "kind", "level", "version")
 REFIT = "fit the model again"
@@ -104,6 +105,8 @@ def read_plain(path: str | Path, formats: tuple[str, ...]) -> tuple[Path, dict[s
         It is missing, or is none of the formats.
     """
     path = file_of(path, MODEL_FILE, "no model there", _REMEDY)
+    if _POINTS not in formats and has_format(path, MODEL_FILE, _POINTS):
+        raise InputError(path, "is a model of points, not of maps", "apply it with `fusion3d segment`")
     with parsing(path, "is not a model", _REMEDY):
         return path, read_json(path, *formats)
 

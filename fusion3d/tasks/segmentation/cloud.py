@@ -78,7 +78,7 @@ class StoreCloud:
     Raises
     ------
     StoreError
-        It has no aerial LiDAR, or no classification.
+        It has no aerial LiDAR.
     """
 
     def __init__(self, store: Store) -> None:
@@ -95,8 +95,8 @@ class StoreCloud:
         window = Window(row, col, rows, cols)
         found = self.store.points(window, (*ATTRIBUTES, "classification", "withheld"))
         column = np.repeat(np.arange(window.size), np.diff(found.row_splits))
-        east = west + (col + column % cols) * grid.column + found.offset[:, 0].astype(np.float64)
-        south = north + (row + column // cols) * grid.column + found.offset[:, 1].astype(np.float64)
+        east: Float64 = west + (col + column % cols) * grid.column + found.offset[:, 0].astype(np.float64)
+        south: Float64 = north + (row + column // cols) * grid.column + found.offset[:, 1].astype(np.float64)
         kept = box.holds(east, south)
         if "withheld" in found.attributes:
             kept &= ~found.attributes["withheld"].astype(bool)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from fusion3d.tasks.segmentation.asprs import UNLEARNED, class_name, parse_class
 from fusion3d.tasks.segmentation.cloud import Box, StoreCloud
 from fusion3d.tasks.segmentation.ground import GroundModel
 from fusion3d.tasks.segmentation.network import PointClassifier, untrained
-from fusion3d.tasks.segmentation.pieces import WITHOUT_VOXEL, Piece, Squares, occupied, read_piece
+from fusion3d.tasks.segmentation.pieces import SQUARE, WITHOUT_VOXEL, Piece, Squares, occupied, read_piece
 from fusion3d.tasks.segmentation.point_card import PointCard
 from fusion3d.tasks.segmentation.point_folds import PointFolds, point_folds
 from fusion3d.tasks.segmentation.point_model import PointModel, write_point_model
@@ -124,7 +125,9 @@ def fit_points(
     choose_sensors(module, opened, ["als"])
     encoder = module.encoders["als"]
     assert isinstance(encoder, AlsEncoder)
-    squares = Squares.of(encoder, opened.grid.voxel)
+    # of a part of the scene, many small squares show more than a few large ones
+    whole = source.store.statistics("als")["points"] <= most_points
+    squares = Squares.of(encoder, opened.grid.voxel, SQUARE if whole else SQUARE // 2)
     pieces = _pieces(source, squares, codes, most_points, seed, notes, progress)
     codes = _present(opened, pieces, codes, notes)
     places = [_places(piece, codes) for piece in pieces]
@@ -140,7 +143,7 @@ def fit_points(
     assert network is not None
     true, fold, block_of = (np.concatenate(part) for part in (data.true, data.fold, data.block))
     temperature, confident = _calibrate(said, true, fold)
-    scores = {
+    scores: dict[str, Any] = {
         "model": _score(data, said.argmax(axis=1), seed),
         "random_weights": _score(data, random.argmax(axis=1), seed),
         "forest": _score(data, forest, seed),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,6 +17,8 @@ class PointHead(nn.Module):
 
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
         self.layers = nn.Sequential(
@@ -46,8 +46,8 @@ class PointClassifier(nn.Module):
     def features(self, piece: Piece) -> Float[Tensor, "core features"]:
         """What the head is given of the points of a square."""
         device = self.head.mean.device
-        inputs = (part.to(device) for part in (piece.coordinates, piece.height, piece.attributes))
-        found = self.encoder.at_points(*inputs, self.voxel)[: len(piece)]
+        coordinates, height, attributes = (part.to(device) for part in (piece.coordinates, piece.height, piece.attributes))
+        found = self.encoder.at_points(coordinates, height, attributes, self.voxel)[: len(piece)]
         return torch.cat((found.float(), piece.extras.to(device)), dim=1)
 
     def forward(self, piece: Piece) -> Float[Tensor, "core classes"]:
@@ -58,9 +58,4 @@ def untrained(encoder: AlsEncoder, seed: int) -> AlsEncoder:
     """The same architecture with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return type(encoder)(**encoder.hyperparameters)
-
-
-def own(encoder: AlsEncoder) -> AlsEncoder:
-    """A copy that can be trained without changing the other."""
-    return copy.deepcopy(encoder)
+        return type(encoder)(**encoder.hyperparameters)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ over all points and the mean over classes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from fusion3d.encoders.als import AlsEncoder
 from fusion3d.pretraining.module import rate
-from fusion3d.tasks.segmentation.network import PointClassifier, own
+from fusion3d.tasks.segmentation.network import PointClassifier
 from fusion3d.tasks.segmentation.pieces import Piece
 
 BoolArray = npt.NDArray[np.bool_]
@@ -79,7 +80,7 @@ def train(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed)
-        network = PointClassifier(own(encoder) if schedule.finetune else encoder, classes, voxel)
+        network = PointClassifier(copy.deepcopy(encoder) if schedule.finetune else encoder, classes, voxel)
         device = features[0].device
         network.to(device)
         known = torch.cat([part[which] for part, which in zip(features, used, strict=True)])

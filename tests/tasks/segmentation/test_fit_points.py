@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -166,10 +167,11 @@ def test_a_damaged_model_is_refused(fitted, tmp_path, change, said):
 
 
 def test_the_report_shows_the_classes_of_points(fitted, tmp_path):
+    shutil.copytree(fitted.fit.out, tmp_path / "segmentation")
     body = {part.id: part.body for part in sections(Material.of(tmp_path, fit=fitted.fit.out, store=fitted.store))}
-    assert "high vegetation" in body["predictions"]
-    assert "random forest on point features" in body["predictions"]
-    assert "Confusion matrix" in body["predictions"]
+    for text in ("high vegetation", "random forest on point features", "Confusion matrix"):
+        assert text in body["predictions"]
+    assert body["segmentation"] == body["predictions"]
 
 
 def test_point_features_of_the_encoder_do_not_depend_on_the_order_of_points():
