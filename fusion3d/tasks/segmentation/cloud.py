@@ -95,8 +95,8 @@ class StoreCloud:
         window = Window(row, col, rows, cols)
         found = self.store.points(window, (*ATTRIBUTES, "classification", "withheld"))
         column = np.repeat(np.arange(window.size), np.diff(found.row_splits))
-        east: Float64 = west + (col + column % cols) * grid.column + found.offset[:, 0].astype(np.float64)
-        south: Float64 = north + (row + column // cols) * grid.column + found.offset[:, 1].astype(np.float64)
+        east = np.asarray(west + (col + column % cols) * grid.column + found.offset[:, 0], np.float64)
+        south = np.asarray(north + (row + column // cols) * grid.column + found.offset[:, 1], np.float64)
         kept = box.holds(east, south)
         if "withheld" in found.attributes:
             kept &= ~found.attributes["withheld"].astype(bool)
