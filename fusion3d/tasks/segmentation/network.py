@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from fusion3d.encoders.als import AlsEncoder
 from fusion3d.tasks.segmentation.pieces import EXTRAS, Piece
 
-_HIDDEN = 64
+_HIDDEN = 128
+_LARGEST = 4.0
+"""Standard deviations at which features are cut off: those of shapes have long tails."""
 
 
 class PointHead(nn.Module):
@@ -32,7 +34,7 @@ class PointHead(nn.Module):
         self.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
 
     def forward(self, features: Float[Tensor, "points features"]) -> Float[Tensor, "points classes"]:
-        return self.layers((features - self.mean) / self.scale)
+        return self.layers(((features - self.mean) / self.scale).clamp(-_LARGEST, _LARGEST))
 
 
 class PointClassifier(nn.Module):
