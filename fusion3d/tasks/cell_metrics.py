@@ -34,6 +34,9 @@ of fewer than ten say little."""
 GROUND_CLASS = 2
 NEAR_EDGE = 1e-5
 """Metres up to which a point counts as on an edge: stored places are float32 within a column."""
+_ON_GROUND = 1e-6
+"""Metres: less is what rounding leaves of returns on the ground model. A metric of such heights is no number to learn from: a
+model that scales it to unit variance takes 1 m for 10^12 of them."""
 _MOST_ECHOES = 16
 _PIXEL = 1.0
 """Metres, of the canopy surface."""
@@ -89,7 +92,8 @@ class _Table:
 
     def __init__(self, returns: CellReturns, min_height: float) -> None:
         self.returns, self.cells = returns, returns.cells
-        self.height = np.maximum(returns.height.astype(np.float32), np.float32(0)) + np.float32(0)  # no -0.0
+        height = returns.height.astype(np.float32)
+        self.height = np.where(height < _ON_GROUND, np.float32(0), height)
         self.floor = max(0.0, float(min_height))
         self._upper = None if self.floor == 0 else self.height > self.floor
 

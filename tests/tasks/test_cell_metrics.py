@@ -242,6 +242,16 @@ def test_heights_below_ground_count_as_ground():
     assert one(given) == pytest.approx(one(np.maximum(given, 0)), nan_ok=True)
 
 
+def test_what_rounding_leaves_of_returns_on_the_ground_is_no_height():
+    # a ground model through returns at 1,400 m gives them heights of 1e-13 m and the like
+    rounded = np.array([0, 2.3e-13, 7.9e-11, -1e-12, 0, 5.7e-14, 1e-10, 0, 0, 3e-13])
+    found, plain = one([*rounded, 12.0, 15.0]), one([*np.zeros(10), 12.0, 15.0])
+    assert found == pytest.approx(plain, abs=0, nan_ok=True)
+    assert found["zq5"] == 0
+    # a millimetre is a height
+    assert one([0.001] * 12)["zq5"] == pytest.approx(0.001)
+
+
 def test_bare_ground_has_finite_metrics_without_spread():
     found = one(np.zeros(400), place=lattice(1.0))
     assert all(math.isfinite(value) for value in found.values())
