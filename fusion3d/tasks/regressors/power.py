@@ -12,6 +12,7 @@ tree, no cover): target and features are raised to a floor of 1 % of their mean 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,10 @@ _MOST = 4
 _INFLATION = 10.0
 _FLOOR = 0.01
 _LARGEST_LOG = 80.0
-_CONSTANT = 1e-8
+_MOST_LOG = 700.0
+_CONSTANT = 1e-4
+"""Variance of the logarithms of a feature, below which it is no candidate: values that differ by 1 % would need powers of a
+hundred, and a factor that no number can hold."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,13 @@ class PowerFamily:
         found, *_ = np.linalg.lstsq(design, response)
         fitted = design @ found
         ratio = float(target.mean() / np.exp(fitted).mean())
-        law = PowerLaw(
-            candidates[taken].astype(np.int64), floors[taken], found[1:], ratio * float(np.exp(found[0])), features.shape[1]
-        )
+        factor = ratio * float(np.exp(min(found[0], _MOST_LOG)))
+        if not (math.isfinite(factor) and factor > 0):
+            powers = ", ".join(f"{exponent:.3g}" for exponent in found[1:])
+            raise ConfigError(
+                f"--model power finds no usable law for these plots (powers {powers}); give more plots or another --model"
+            )
+        law = PowerLaw(candidates[taken].astype(np.int64), floors[taken], found[1:], factor, features.shape[1])
         leverage = np.square(np.linalg.qr(design)[0]).sum(axis=1)
         left_out = response - (response - fitted) / np.maximum(1 - leverage, 1e-6)
         return Fitted(law, target - ratio * np.exp(np.minimum(left_out, _LARGEST_LOG)), {"predictors": float(len(taken))})

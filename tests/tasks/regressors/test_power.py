@@ -73,3 +73,20 @@ def test_negative_metrics_are_no_candidates_and_embeddings_are_refused():
 def test_prediction_far_outside_stays_a_number():
     law = PowerLaw(np.array([0]), np.array([0.01]), np.array([4.0]), 1.0, 1)
     assert np.isfinite(law.predict_bands(np.array([[1e30, 0.0]]))).all()
+
+
+def test_a_metric_that_is_nearly_the_same_everywhere_is_no_candidate():
+    rng = np.random.default_rng(5)
+    height, cover = rng.uniform(5, 30, 80), 99.9 + 0.1 * rng.random(80)
+    # cover explains most, with a power of 3,000: 100 ** -3000 is no number
+    target = height**0.3 * np.exp(3000 * np.log(cover / 100))
+    found = fit(np.column_stack([cover, height]), target).regressor
+    assert found.predictors.tolist() in ([], [1])
+    assert np.isfinite(found.predict_bands(np.array([[99.0, 100.0], [10.0, 20.0]]))).all()
+
+
+def test_powers_whose_factor_is_no_number_are_refused_in_one_line():
+    rng = np.random.default_rng(6)
+    cover = 96.5 + 3.5 * rng.random(80)
+    with pytest.raises(ConfigError, match="finds no usable law for these plots"):
+        fit(cover[:, None], np.exp(200 * np.log(cover / 100)))
