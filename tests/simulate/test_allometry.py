@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from fusion3d.simulate.allometry import above_ground_biomass, crown_radius, expected_dbh, stems_per_hectare, top_height
+from fusion3d.errors import ConfigError
+from fusion3d.simulate.allometry import (
+    JENKINS,
+    above_ground_biomass,
+    biomass_by_group,
+    crown_radius,
+    expected_dbh,
+    stems_per_hectare,
+    top_height,
+)
 
 
 def test_biomass_is_that_of_chave_2014():
@@ -35,3 +44,24 @@ def test_expected_dbh_is_that_of_european_stands():
     assert expected_dbh(25.0) == pytest.approx(30, abs=1.5)
     assert expected_dbh(17.0) == pytest.approx(18, abs=1.0)
     assert expected_dbh(0.5) > 0
+
+
+def test_biomass_by_group_is_that_of_jenkins_2003():
+    # spruce of 30 cm: ln 30 = 3.401197; * 2.3323 = 7.932613; - 2.0773 = 5.855313; e^ = 349.1 kg
+    assert biomass_by_group(30, "spruce") == pytest.approx(349.1, abs=0.1)
+    # Douglas-fir of 30 cm: 2.4435 * 3.401197 - 2.2304 = 6.080426; e^ = 437.2 kg
+    assert biomass_by_group([30, 30], "Douglas-fir") == pytest.approx([437.2, 437.2], abs=0.1)
+
+
+def test_biomass_grows_with_the_diameter_in_every_group():
+    dbh = np.array([5.0, 20.0, 40.0])
+    for group in JENKINS:
+        found = biomass_by_group(dbh, group)
+        assert (np.diff(found) > 0).all()
+        # trees of 40 cm weigh some hundred kilograms to 1.5 Mg
+        assert 500 < found[-1] < 1500
+
+
+def test_a_group_without_an_equation_is_refused():
+    with pytest.raises(ConfigError, match="no equation for 'oak'; there are cedar or larch, Douglas-fir"):
+        biomass_by_group(30, "oak")
