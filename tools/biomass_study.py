@@ -69,21 +69,12 @@ def main() -> None:
 
 def study(options: argparse.Namespace, store: Store, seed: int) -> Iterator[dict[str, Any]]:
     """Scores of each method with each number of plots."""
-    crs, grid = store.grid.pyproj_crs, store.grid
-    west, south, east, north = grid.bounds(grid.window)
+    crs = store.grid.pyproj_crs
     rng = np.random.default_rng(seed)
-    cols, rows = int((east - west) // BLOCK), int((north - south) // BLOCK)
-    held = rng.permutation(cols * rows)[: max(1, round(HELD_OUT * cols * rows))]
-    blocks = [
-        shapely.box(west + BLOCK * (at % cols), south + BLOCK * (at // cols), west + BLOCK * (at % cols + 1),
-                    south + BLOCK * (at // cols + 1))
-        for at in held
-    ]  # fmt: skip
-    inside = shapely.union_all(blocks)
-    whole = shapely.box(west, south, east, north).buffer(-2 * options.radius)
+    own_ground, test_ground = grounds(rng, store, options.radius)
     sizes = sorted(options.plots or (30, 100, 300))
-    train = lay(rng, whole.difference(inside.buffer(BLOCK / 10)), sizes[-1], options.radius, crs)
-    test = lay(rng, inside.buffer(-options.radius).intersection(whole), options.test, options.radius, crs)
+    train = lay(rng, own_ground, sizes[-1], options.radius, crs)
+    test = lay(rng, test_ground, options.test, options.radius, crs)
     truth = open_raster(options.scene / "truth" / "agb.tif")
     measured, true = (means_under(truth, plots).values[:, 0] for plots in (train, test))
     described = {"area-based": (plot_metrics(store, train, crs), plot_metrics(store, test, crs))}
@@ -122,6 +113,21 @@ def study(options: argparse.Namespace, store: Store, seed: int) -> Iterator[dict
                     "covered_by_quarter": [float(covered[part].mean()) for part in quartiles(predicted)]
                     if np.isfinite(upper).all() else None,
                 }  # fmt: skip
+
+
+def grounds(rng: np.random.Generator, store: Store, radius: float) -> tuple[shapely.Geometry, shapely.Geometry]:
+    """Where centres of training plots may lie, and where those of test plots: inside of blocks that are held out."""
+    west, south, east, north = store.grid.bounds(store.grid.window)
+    cols, rows = int((east - west) // BLOCK), int((north - south) // BLOCK)
+    held = rng.permutation(cols * rows)[: max(1, round(HELD_OUT * cols * rows))]
+    blocks = [
+        shapely.box(west + BLOCK * (at % cols), south + BLOCK * (at // cols), west + BLOCK * (at % cols + 1),
+                    south + BLOCK * (at // cols + 1))
+        for at in held
+    ]  # fmt: skip
+    inside = shapely.union_all(blocks)
+    whole = shapely.box(west, south, east, north).buffer(-2 * radius)
+    return whole.difference(inside.buffer(BLOCK / 10)), inside.buffer(-radius).intersection(whole)
 
 
 def lay(rng: np.random.Generator, ground: shapely.Geometry, count: int, radius: float, crs: CRS) -> np.ndarray:
