@@ -1,0 +1,1 @@
+"""Studies of small published forest data, one file each; `tools/real_forests.py` runs them."""
