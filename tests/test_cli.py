@@ -53,6 +53,11 @@ def test_a_bad_tile_among_good_ones_makes_the_exit_status_one(tiles, tmp_path):
         (["info", "nothing.laz"], "nothing.laz"),
         (["embed", "nothing.ckpt", "nothing.zarr", "--out", "a.tif"], "nothing"),
         (["evaluate", "nothing.ckpt", "nothing.zarr"], "nothing"),
+        (["fit", "nothing.zarr", "--finetune", "--labels", "a.gpkg", "--target", "agb", "--out", "a"], "--checkpoint RUN"),
+        (
+            ["fit", "nothing.tif", "--steps", "3", "--labels", "a.gpkg", "--target", "agb", "--out", "a"],
+            "--steps is for --finetune",
+        ),
     ],
 )
 def test_errors_are_one_line_and_no_traceback(words, said, tmp_path):

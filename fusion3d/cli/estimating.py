@@ -40,7 +40,9 @@ def metrics(
 @app.command(context_settings={"allow_extra_args": True})
 def fit(
     context: typer.Context,
-    embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif); with --task segmentation a column store.")],
+    embedding: Annotated[
+        Path, typer.Argument(help="Map of `fusion3d embed` (.tif); with --finetune and --task segmentation a column store.")
+    ],
     target: Annotated[Path, typer.Option("--out", help="Folder for model, scores and held-out predictions.")],
     labels: Annotated[
         list[str] | None,
@@ -110,16 +112,22 @@ def fit(
     level: Annotated[float, typer.Option(help="Share of measured values that intervals of predictions shall cover.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Of the blocks, the bootstrap, and models that draw lots.")] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Segmentation: run folder or checkpoint of `fusion3d pretrain` with an als encoder.")
+        Path | None, typer.Option(help="Of --finetune and segmentation: run folder or checkpoint of `fusion3d pretrain`.")
     ] = None,
     finetune: Annotated[
-        bool, typer.Option("--finetune", help="Segmentation: train the encoder on the labels too [default: only a head on it].")
+        bool, typer.Option("--finetune", help="Train the encoders on the labels too [default: only a model on what they say].")
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Segmentation: steps of --finetune [default: 150].")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of --finetune, in each fold [default: 100 with plots, 150 of segmentation].")
+    ] = None,
+    sensors: Annotated[
+        str | None, typer.Option(help="Of --finetune with plots, comma-separated [default: all that checkpoint and store have].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Of --finetune with plots: cpu, cuda, or auto.")] = "auto",
     points: Annotated[
         int | None, typer.Option(help="Segmentation: points to learn from and to score, more are not read [default: 600000].")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Segmentation: no progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Of --finetune and segmentation: no progress bar.")] = False,
 ) -> None:
     """A model on frozen embeddings from plots or classes of ground, scored on blocks of ground that it never saw.
 
@@ -138,9 +146,14 @@ def fit(
         return
     if labels is None:
         raise ConfigError("say what to learn from with --labels FILE")
-    if foreign := options_given(context, ("checkpoint", "finetune", "steps", "points", "quiet")):
-        raise ConfigError(f"{foreign[0]} is for --task segmentation")
     files = [*labels, *_further_labels(context.args, labels)]
+    if finetune:
+        from fusion3d.cli.finetuning import fit_finetuned
+
+        fit_finetuned(context, embedding, files, target)
+        return
+    if foreign := options_given(context, ("checkpoint", "steps", "sensors", "device", "points", "quiet")):
+        raise ConfigError(f"{foreign[0]} is for --finetune and --task segmentation")
     shared = {
         "radius": radius, "layer": layer, "crs": crs, "stratum": stratum, "scheme": scheme, "block": block, "folds": folds,
         "baseline": baseline, "seed": seed,

@@ -11,7 +11,8 @@ from typing import Any
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.io.whole_file import write_whole
 
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, ConfigError)
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError, ConfigError)
+"""What reading JSON and making arrays, weights and objects of it raises; RuntimeError is also that of recursion."""
 
 
 def write_json(path: str | Path, plain: Mapping[str, Any], indent: int = 2) -> Path:

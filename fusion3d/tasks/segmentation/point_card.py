@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from fusion3d import __version__
-from fusion3d.errors import InputError
 from fusion3d.evaluation.figures import Estimate
 from fusion3d.evaluation.table import text_table
-from fusion3d.io.whole_file import write_whole
+from fusion3d.io.json_file import file_of, has_format, parsing, read_json, write_json
 from fusion3d.tasks.classes.scores import PER_CLASS
 from fusion3d.tasks.scorecard import SCORES_FILE, FoldFacts
 from fusion3d.tasks.segmentation.point_scores import PointScores
@@ -107,7 +105,7 @@ class PointCard:
 
     def write(self, path: str | Path) -> Path:
         """Write `scores.json`, whole or not at all."""
-        return write_whole(Path(path), json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
+        return write_json(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -118,14 +116,10 @@ class PointCard:
         InputError
             It is missing or is no such file.
         """
-        path = Path(path)
-        path = path / SCORES_FILE if path.is_dir() else path
-        if not path.is_file():
-            raise InputError(path, "no scores there", _REMEDY)
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-            if plain.pop("format") != FORMAT:
-                raise ValueError("another format")
+        path = file_of(path, SCORES_FILE, "no scores there", _REMEDY)
+        with parsing(path, "is not a file of point class scores", _REMEDY):
+            plain = read_json(path, FORMAT)
+            del plain["format"]
             plain["folds"] = FoldFacts(**plain["folds"])
             for name in ("classes", "codes", "notes"):
                 plain[name] = tuple(plain[name])
@@ -135,9 +129,6 @@ class PointCard:
             if any(len(getattr(found, name).found.classes) != len(found.classes) for name in _SCORES):
                 raise ValueError("the scores are not of the classes")
             return found
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:80]
-            raise InputError(path, f"is not a file of point class scores ({type(error).__name__}: {reason})", _REMEDY) from None
 
 
 _SCORES = ("model", "random_weights", "forest", "commonest")
@@ -145,11 +136,7 @@ _SCORES = ("model", "random_weights", "forest", "commonest")
 
 def is_point_fit(folder: str | Path) -> bool:
     """Whether the scores in a folder are those of a classification of points; False for what cannot be read."""
-    try:
-        plain = json.loads((Path(folder) / SCORES_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(plain, dict) and plain.get("format") == FORMAT
+    return has_format(folder, SCORES_FILE, FORMAT)
 
 
 def _text(found: Estimate) -> str:

@@ -13,9 +13,10 @@ import torch
 from fusion3d import __version__
 from fusion3d.encoders.als import AlsEncoder
 from fusion3d.errors import InputError
+from fusion3d.io.json_file import parsing
 from fusion3d.tasks.classes.calibration import tempered
 from fusion3d.tasks.classes.legend import Legend
-from fusion3d.tasks.model_file import DAMAGED, read_arrays, read_plain, write_files
+from fusion3d.tasks.model_file import REFIT, read_arrays, read_plain, write_files
 from fusion3d.tasks.segmentation.network import PointClassifier
 from fusion3d.tasks.segmentation.pieces import EXTRAS, Piece
 from fusion3d.tasks.segmentation.training import probabilities
@@ -84,7 +85,7 @@ def read_point_model(path: str | Path) -> PointModel:
     path, plain = read_plain(path, (FORMAT,))
     if plain.get("format_version") != _VERSION or plain.get("extras") != list(EXTRAS):
         raise InputError(path, "is a model of another version of fusion3d", "fit it again, or update fusion3d")
-    try:
+    with parsing(path, "is damaged", REFIT):
         arrays = read_arrays(path, plain)
         rows = [(int(found["code"]), str(found["name"]), str(found["colour"])) for found in plain["classes"]]
         legend = Legend(*(tuple(column) for column in zip(*rows, strict=True)))
@@ -98,9 +99,6 @@ def read_point_model(path: str | Path) -> PointModel:
             }
             part.load_state_dict(named)
         trained_on = {str(name): str(value) for name, value in plain["trained_on"].items()}
-    except (*DAMAGED, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(path, f"is damaged ({type(error).__name__}: {reason})", "fit the model again") from None
     return PointModel(
         legend, network.eval(), numbers["temperature"], numbers["brightest"], trained_on, str(plain.get("version", ""))
     )
