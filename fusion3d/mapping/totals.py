@@ -20,10 +20,11 @@ from fusion3d.io.raster import open_raster
 from fusion3d.mapping.area_cells import AreaCells, MapCells
 from fusion3d.mapping.areas import Areas, read_areas
 from fusion3d.mapping.totals_table import AreaTotal, Totals, check_out
+from fusion3d.tasks.card_file import SCORES_FILE
 from fusion3d.tasks.estimators import FEWEST_IN_STRATUM, MeanEstimate, greg, model_dependent, stratified_greg
 from fusion3d.tasks.held_out import PREDICTIONS_FILE, HeldOut
 from fusion3d.tasks.residual_field import ResidualField
-from fusion3d.tasks.scorecard import SCORES_FILE, Scorecard
+from fusion3d.tasks.scorecard import Scorecard
 
 Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

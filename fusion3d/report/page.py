@@ -31,8 +31,8 @@ from fusion3d.report.scene3d import scene_section
 from fusion3d.report.summary import summary_section
 from fusion3d.report.validation import validation_section
 from fusion3d.store.reader import Store
+from fusion3d.tasks.card_file import SCORES_FILE
 from fusion3d.tasks.classes.class_card import is_class_fit
-from fusion3d.tasks.scorecard import SCORES_FILE
 from fusion3d.tasks.segmentation.point_card import is_point_fit
 
 PRETRAIN = "fusion3d pretrain --data.store STORE --out RUN"

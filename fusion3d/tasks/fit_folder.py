@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from fusion3d.errors import InputError
+from fusion3d.tasks.card_file import SCORES_FILE
 from fusion3d.tasks.held_out import PREDICTIONS_FILE
 from fusion3d.tasks.model_file import ARRAYS_FILE, MODEL_FILE
-from fusion3d.tasks.scorecard import SCORES_FILE
 
 
 class Writable(Protocol):

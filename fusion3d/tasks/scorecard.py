@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from fusion3d import __version__
 from fusion3d.evaluation.table import text_table
-from fusion3d.io.json_file import file_of, parsing, read_json, write_json
+from fusion3d.tasks.card_file import CardFile
 from fusion3d.tasks.conformal import LEVEL
 from fusion3d.tasks.coverage import Coverage
 from fusion3d.tasks.scores import Scores
-
-SCORES_FILE = "scores.json"
-_FORMAT = "fusion3d scores"
-_REMEDY = "give the file that `fusion3d fit` wrote"
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Quartile:
 
 
 @dataclass(frozen=True)
-class Scorecard:
+class Scorecard(CardFile):
     """Scores on held-out plots; the keys of `scores.json`, beside "format".
 
     Attributes
@@ -103,6 +99,10 @@ class Scorecard:
     notes : what was left out or should be known, in words
     version : of fusion3d
     """
+
+    FORMAT: ClassVar[str] = "fusion3d scores"
+    CALLED: ClassVar[str] = "a file of scores"
+    REMEDY: ClassVar[str] = "give the file that `fusion3d fit` wrote"
 
     task: str
     target: str
@@ -152,7 +152,7 @@ class Scorecard:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
-        plain = {"format": _FORMAT, **{item.name: getattr(self, item.name) for item in fields(self)}}
+        plain = {"format": self.FORMAT, **{item.name: getattr(self, item.name) for item in fields(self)}}
         plain["folds"] = asdict(self.folds)
         for name in ("model", "null", "baseline", "coverage"):
             found = getattr(self, name)
@@ -163,33 +163,19 @@ class Scorecard:
         plain["quartiles"] = [found.to_json() for found in self.quartiles]
         return plain
 
-    def write(self, path: str | Path) -> Path:
-        """Write `scores.json`, whole or not at all."""
-        return write_json(path, self.to_json())
-
     @classmethod
-    def read(cls, path: str | Path) -> Self:
-        """A scorecard from its file, or from the folder that holds it; files of older versions lack what came later.
-
-        Raises
-        ------
-        InputError
-            It is missing or is no such file.
-        """
-        path = file_of(path, SCORES_FILE, "no scores there", _REMEDY)
-        with parsing(path, "is not a file of scores", _REMEDY):
-            plain = read_json(path, _FORMAT)
-            del plain["format"]
-            if "penalty" in plain:
-                plain["chosen"] = {"penalty": plain.pop("penalty")}
-                plain["fold_chosen"] = [{"penalty": found} for found in plain.pop("fold_penalties")]
-            plain["folds"] = FoldFacts(**plain["folds"])
-            for name in ("fold_chosen", "notes"):
-                plain[name] = tuple(plain[name])
-            for name, kind in _READ.items():
-                if plain.get(name) is not None:
-                    plain[name] = kind(plain[name])
-            return cls(**plain)
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        """The inverse of `to_json`; files of older versions lack what came later."""
+        if "penalty" in plain:
+            plain["chosen"] = {"penalty": plain.pop("penalty")}
+            plain["fold_chosen"] = [{"penalty": found} for found in plain.pop("fold_penalties")]
+        plain["folds"] = FoldFacts(**plain["folds"])
+        for name in ("fold_chosen", "notes"):
+            plain[name] = tuple(plain[name])
+        for name, kind in _READ.items():
+            if plain.get(name) is not None:
+                plain[name] = kind(plain[name])
+        return cls(**plain)
 
 
 _READ: dict[str, Callable[[Any], Any]] = {

@@ -14,8 +14,9 @@ from fusion3d.evaluation.table import PairRetrieval, RetrievalReport
 from fusion3d.grid import Grid
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.store import Store
+from fusion3d.tasks.card_file import SCORES_FILE
 from fusion3d.tasks.held_out import PREDICTIONS_FILE, HeldOut
-from fusion3d.tasks.scorecard import SCORES_FILE, FoldFacts, Scorecard
+from fusion3d.tasks.scorecard import FoldFacts, Scorecard
 from fusion3d.tasks.scores import score
 from tests.data.scene import canopy, write_scene
 from tests.evaluation.reports import probe_report, robustness_report

@@ -6,24 +6,23 @@ import math
 from dataclasses import asdict, dataclass
 from dataclasses import fields as attributes
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from fusion3d import __version__
 from fusion3d.evaluation.figures import Estimate
 from fusion3d.evaluation.table import text_table
-from fusion3d.io.json_file import file_of, has_format, parsing, read_json, write_json
+from fusion3d.io.json_file import has_format
+from fusion3d.tasks.card_file import SCORES_FILE, CardFile
 from fusion3d.tasks.classes.scores import PER_CLASS, ClassScores
-from fusion3d.tasks.scorecard import SCORES_FILE, FoldFacts
+from fusion3d.tasks.scorecard import FoldFacts
 
-FORMAT = "fusion3d class scores"
-_REMEDY = "give the file that `fusion3d fit --task landcover` wrote"
 _SCORES = ("model", "commonest", "baseline", "fields")
 _WIDEST = 12
 """Classes up to which the confusion matrix is printed."""
 
 
 @dataclass(frozen=True)
-class ClassCard:
+class ClassCard(CardFile):
     """Scores on held-out cells; the keys of `scores.json`, beside "format".
 
     Attributes
@@ -46,6 +45,10 @@ class ClassCard:
     notes : what was left out or should be known, in words
     version : of fusion3d
     """
+
+    FORMAT: ClassVar[str] = "fusion3d class scores"
+    CALLED: ClassVar[str] = "a file of class scores"
+    REMEDY: ClassVar[str] = "give the file that `fusion3d fit --task landcover` wrote"
 
     task: str
     target: str
@@ -105,45 +108,30 @@ class ClassCard:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
-        plain = {"format": FORMAT, **{item.name: getattr(self, item.name) for item in attributes(self)}}
+        plain = {"format": self.FORMAT, **{item.name: getattr(self, item.name) for item in attributes(self)}}
         plain["folds"] = asdict(self.folds)
         for name in _SCORES:
             found = getattr(self, name)
             plain[name] = None if found is None else found.to_json()
         return plain
 
-    def write(self, path: str | Path) -> Path:
-        """Write `scores.json`, whole or not at all."""
-        return write_json(path, self.to_json())
-
     @classmethod
-    def read(cls, path: str | Path) -> Self:
-        """A card from its file, or from the folder that holds it.
-
-        Raises
-        ------
-        InputError
-            It is missing or is no such file.
-        """
-        path = file_of(path, SCORES_FILE, "no scores there", _REMEDY)
-        with parsing(path, "is not a file of class scores", _REMEDY):
-            plain = read_json(path, FORMAT)
-            del plain["format"]
-            plain["folds"] = FoldFacts(**plain["folds"])
-            for name in ("classes", "codes", "fold_chosen", "by_lot", "notes"):
-                plain[name] = tuple(plain[name])
-            plain["units"] = None if plain["units"] is None else tuple(plain["units"])
-            for name in _SCORES:
-                plain[name] = None if plain[name] is None else ClassScores.from_json(plain[name])
-            found = cls(**plain)
-            if not len(found.classes) == len(found.codes) == len(found.model.classes):
-                raise ValueError("the scores are not of the classes")
-            return found
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        plain["folds"] = FoldFacts(**plain["folds"])
+        for name in ("classes", "codes", "fold_chosen", "by_lot", "notes"):
+            plain[name] = tuple(plain[name])
+        plain["units"] = None if plain["units"] is None else tuple(plain["units"])
+        for name in _SCORES:
+            plain[name] = None if plain[name] is None else ClassScores.from_json(plain[name])
+        found = cls(**plain)
+        if not len(found.classes) == len(found.codes) == len(found.model.classes):
+            raise ValueError("the scores are not of the classes")
+        return found
 
 
 def is_class_fit(folder: str | Path) -> bool:
     """Whether the scores in a folder are those of a classification; False for what cannot be read."""
-    return has_format(folder, SCORES_FILE, FORMAT)
+    return has_format(folder, SCORES_FILE, ClassCard.FORMAT)
 
 
 def _text(found: Estimate) -> str:

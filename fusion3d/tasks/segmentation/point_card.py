@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from fusion3d import __version__
 from fusion3d.evaluation.figures import Estimate
 from fusion3d.evaluation.table import text_table
-from fusion3d.io.json_file import file_of, has_format, parsing, read_json, write_json
+from fusion3d.io.json_file import has_format
+from fusion3d.tasks.card_file import SCORES_FILE, CardFile
 from fusion3d.tasks.classes.scores import PER_CLASS
-from fusion3d.tasks.scorecard import SCORES_FILE, FoldFacts
+from fusion3d.tasks.scorecard import FoldFacts
 from fusion3d.tasks.segmentation.point_scores import PointScores
-
-FORMAT = "fusion3d point class scores"
-_REMEDY = "give the file that `fusion3d fit --task segmentation` wrote"
 
 
 @dataclass(frozen=True)
-class PointCard:
+class PointCard(CardFile):
     """Scores on held-out points; the keys of `scores.json`, beside "format".
 
     Attributes
@@ -39,6 +37,10 @@ class PointCard:
     notes : what was left out or should be known, in words
     version : of fusion3d
     """
+
+    FORMAT: ClassVar[str] = "fusion3d point class scores"
+    CALLED: ClassVar[str] = "a file of point class scores"
+    REMEDY: ClassVar[str] = "give the file that `fusion3d fit --task segmentation` wrote"
 
     store: str
     checkpoint: str
@@ -97,38 +99,23 @@ class PointCard:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
-        plain = {"format": FORMAT, **{item.name: getattr(self, item.name) for item in fields(self)}}
+        plain = {"format": self.FORMAT, **{item.name: getattr(self, item.name) for item in fields(self)}}
         plain["folds"] = asdict(self.folds)
         for name in _SCORES:
             plain[name] = getattr(self, name).to_json()
         return plain
 
-    def write(self, path: str | Path) -> Path:
-        """Write `scores.json`, whole or not at all."""
-        return write_json(path, self.to_json())
-
     @classmethod
-    def read(cls, path: str | Path) -> Self:
-        """A card from its file, or from the folder that holds it.
-
-        Raises
-        ------
-        InputError
-            It is missing or is no such file.
-        """
-        path = file_of(path, SCORES_FILE, "no scores there", _REMEDY)
-        with parsing(path, "is not a file of point class scores", _REMEDY):
-            plain = read_json(path, FORMAT)
-            del plain["format"]
-            plain["folds"] = FoldFacts(**plain["folds"])
-            for name in ("classes", "codes", "notes"):
-                plain[name] = tuple(plain[name])
-            for name in _SCORES:
-                plain[name] = PointScores.from_json(plain[name])
-            found = cls(**plain)
-            if any(len(getattr(found, name).found.classes) != len(found.classes) for name in _SCORES):
-                raise ValueError("the scores are not of the classes")
-            return found
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        plain["folds"] = FoldFacts(**plain["folds"])
+        for name in ("classes", "codes", "notes"):
+            plain[name] = tuple(plain[name])
+        for name in _SCORES:
+            plain[name] = PointScores.from_json(plain[name])
+        found = cls(**plain)
+        if any(len(getattr(found, name).found.classes) != len(found.classes) for name in _SCORES):
+            raise ValueError("the scores are not of the classes")
+        return found
 
 
 _SCORES = ("model", "random_weights", "forest", "commonest")
@@ -136,7 +123,7 @@ _SCORES = ("model", "random_weights", "forest", "commonest")
 
 def is_point_fit(folder: str | Path) -> bool:
     """Whether the scores in a folder are those of a classification of points; False for what cannot be read."""
-    return has_format(folder, SCORES_FILE, FORMAT)
+    return has_format(folder, SCORES_FILE, PointCard.FORMAT)
 
 
 def _text(found: Estimate) -> str:
