@@ -20,7 +20,7 @@ from fusion3d.encoders.fusion import ColumnFusion
 from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
 from fusion3d.evaluation.ridge import fit_ridge
 from fusion3d.io.raster import Target, open_raster
-from fusion3d.mapping.embed import Mapper
+from fusion3d.mapping.mapper import Mapper
 from fusion3d.store import Store
 
 TILE = 32

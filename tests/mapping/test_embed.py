@@ -15,7 +15,8 @@ from fusion3d.data.chips import read_chips
 from fusion3d.encoders import FUSIONS
 from fusion3d.errors import ConfigError, InputError, StoreError
 from fusion3d.evaluation.checkpoint import load_pretraining
-from fusion3d.mapping.embed import Mapper, embed
+from fusion3d.mapping.embed import embed
+from fusion3d.mapping.mapper import Mapper
 from fusion3d.store import Store
 from tests.data.scene import NO_POINTS, X0, Y0, write_scene
 from tests.evaluation.checkpoints import write_checkpoint
@@ -250,7 +251,7 @@ def test_where_a_sensor_ends_the_map_is_that_of_the_others(scene, tmp_path, fusi
 
 def test_cells_fused_in_pieces_are_those_of_the_whole(scene, tmp_path, monkeypatch):
     whole = mapped(scene, tmp_path / "whole.tif", sensors=["ortho", "s2"], features="all")
-    monkeypatch.setattr("fusion3d.mapping.embed._AT_ONCE", 100)
+    monkeypatch.setattr("fusion3d.mapping.mapper._AT_ONCE", 100)
     np.testing.assert_allclose(mapped(scene, tmp_path / "cut.tif", sensors=["ortho", "s2"], features="all"), whole, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import shapely
 
 from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
-from fusion3d.mapping.embed import Mapper
+from fusion3d.mapping.mapper import Mapper
 from fusion3d.mapping.tiles import read_ahead
 from fusion3d.store import Store
 
