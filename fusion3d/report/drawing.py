@@ -1,4 +1,4 @@
-"""Pictures inside of the page: a Matplotlib figure as a PNG data URI, and how a map is drawn, north up, with scale bar."""
+"""Pictures inside of the page: a Matplotlib figure as a PNG data URI, and how a map is drawn, with scale bar and north arrow."""
 
 from __future__ import annotations
 
@@ -135,6 +135,7 @@ def draw_map(
     for label in axes.get_yticklabels():
         label.set_verticalalignment("center")
     _scale_bar(axes, view or place)
+    _north_arrow(axes)
     return image
 
 
@@ -149,6 +150,18 @@ def _ticks(low: float, high: float, most: int) -> npt.NDArray[np.float64]:
         if len(ticks) <= most:
             return ticks
     return ticks[:most]
+
+
+def _north_arrow(axes: Axes) -> None:
+    """An arrow to the north of the map's grid, in the upper right corner."""
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=2.2, foreground="white")]
+    arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0, "path_effects": outline}
+    axes.annotate("", (0.955, 0.97), (0.955, 0.88), xycoords="axes fraction", arrowprops=arrow)
+    axes.annotate(
+        "N", (0.955, 0.875), xycoords="axes fraction", ha="center", va="top", fontsize=8, fontweight="bold", path_effects=outline
+    )
 
 
 def _scale_bar(axes: Axes, view: Place) -> None:
