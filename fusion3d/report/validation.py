@@ -38,10 +38,9 @@ def validation_section(folder: Path, product: RasterFacts | None, dates: str = "
     body = sentence(_SOURCE)
     body += table(["product", ""], _product(card, product, dates), left=2)
     body += table(["reference data", ""], _reference(plots, card), left=2)
-    header = ["measured", "plots", f"mean measured ({unit})", f"mean predicted ({unit})", f"difference ({unit})",
-              f"RMSE ({unit})", "RMSE (%)", f"within {100 * card.level:g} % interval"]  # fmt: skip
-    rows = [_range_row(item) for item in found.ranges]
-    body += table(header, rows, caption="Predicted minus measured by range of what was measured; 90 % intervals in brackets")
+    header = ["measured", "plots", "mean", "predicted", "difference", "RMSE", "RMSE, %", f"in {100 * card.level:g} % interval"]
+    caption = f"Predicted minus measured by range of what was measured, {unit}; 90 % intervals in brackets"
+    body += table(header, [_range_row(item) for item in found.ranges], caption=caption)
     few = [item for item in found.ranges if item.scores.n < _FEW]
     if few:
         body += sentence(f"Ranges of fewer than {_FEW} plots ({len(few)} here) say little.", "note")

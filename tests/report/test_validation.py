@@ -24,7 +24,7 @@ def test_record_has_every_range_of_the_plots_and_says_what_the_author_must_add(t
     card = fit(place.embedding, place.labels, "agb", tmp_path / "out", unit="Mg/ha", level=0.8).scorecard
     predict(tmp_path / "out", place.embedding, tmp_path / "agb.tif")
     text = words(validation_section(tmp_path / "out", facts(tmp_path / "agb.tif", 100), "als 2023-07-19"))
-    assert "within 80 % interval" in text
+    assert "in 80 % interval" in text
     assert "dates of the data als 2023-07-19" in text
     assert "agb_se_Mg_ha, agb_lower80_Mg_ha, agb_upper80_Mg_ha" in text
     assert text.count(UNKNOWN) == 5
