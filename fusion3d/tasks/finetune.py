@@ -31,6 +31,7 @@ from fusion3d.evaluation.tuned_file import answer_band, write_tuned
 from fusion3d.grid import Window
 from fusion3d.store import Store
 from fusion3d.tasks.area_based import area_based
+from fusion3d.tasks.card_file import SCORES_FILE
 from fusion3d.tasks.conformal import LEVEL, Conformal, check_level, nested_bounds
 from fusion3d.tasks.cross_fit import CrossFit, WholeFit, cross_fit
 from fusion3d.tasks.fit import folds_of
@@ -110,7 +111,7 @@ def finetune(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(folder, "is a file, not a folder", "give another --out")
-    if (folder / CHECKPOINT).exists() and not (folder / "scores.json").exists():
+    if (folder / CHECKPOINT).exists() and not (folder / SCORES_FILE).exists():
         raise InputError(folder, "holds a checkpoint of another run", "give another --out")
     store = store if isinstance(store, Store) else Store.open(store)
     grid = store.grid

@@ -68,8 +68,10 @@ def test_held_out_plots_are_predicted_better_than_by_the_mean_and_others_are_sco
 
 def test_a_held_out_plot_has_no_part_in_its_prediction(place, tmp_path):
     """Other values in one fold leave the predictions there as they were."""
-    store, checkpoint, plots = place
-    options = {"sensors": ["als"], "steps": 2, "folds": 2, "device": "cpu"}
+    plots = place[2]
+    store = write_scene(tmp_path / "scene.zarr", ("s2",), rows=ROWS, cols=COLS)
+    checkpoint = write_checkpoint(tmp_path / "random.ckpt", store, ["s2"])
+    options = {"steps": 2, "folds": 2, "device": "cpu"}
     first = finetune(checkpoint, store, plots, "agb", tmp_path / "a", **options).held_out
     table = geopandas.read_file(plots)
     table.loc[first.fold == 0, "agb"] = table["agb"][first.fold == 0] * 3 + 50
