@@ -67,8 +67,9 @@ def fit(
         str | None,
         typer.Option(
             help="ridge (linear), banded (linear, with a weight for the bands of each sensor), forest (random forest), boosting "
-            "(boosted trees), mlp (small network), or power (power law of a few positive predictors, such as height metrics); of "
-            "classes linear or forest [default: ridge, or linear]."
+            "(boosted trees), mlp (small network), power (power law of a few positive predictors, such as height metrics), or "
+            "aba (the area-based approach: random forest on metrics of the returns in the plots; needs --store and a map of "
+            "`fusion3d metrics`); of classes linear or forest [default: ridge, or linear]."
         ),
     ] = None,
     classes: Annotated[

@@ -16,13 +16,40 @@ import numpy.typing as npt
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.blocks import Folds
 from fusion3d.evaluation.plots import PlotTable
+from fusion3d.io.raster import RasterFile
 from fusion3d.tasks.cross_fit import cross_fit
 from fusion3d.tasks.plot_metrics import plot_metrics
 from fusion3d.tasks.regressors import family
+from fusion3d.tasks.support import PlotFeatures, band_names
 
 Float64 = npt.NDArray[np.float64]
 
+ABA = "aba"
+"""Name of the approach as a model of its own: random forest on the metrics of the returns inside each plot."""
 METHODS = {"area-based, random forest": "forest", "area-based, power law": "power"}
+
+
+def described_by_returns(store: str | Path | None, table: PlotTable, embedding: RasterFile) -> PlotFeatures:
+    """Metrics of the returns inside each plot, by the names of the bands of the map of metrics that the model is for.
+
+    Raises
+    ------
+    ConfigError
+        There is no store, or the labels are footprints.
+    InputError
+        The map has a band that is no metric of the store's points.
+    """
+    if store is None:
+        raise ConfigError("--model aba takes the metrics of the returns inside each plot: say where they are with --store STORE")
+    if table.gaussian is not None:
+        raise ConfigError("--model aba is for field plots, not for GEDI footprints")
+    names = band_names(embedding)
+    try:
+        found = plot_metrics(store, table.geometry, table.crs, names=names)
+    except ConfigError as error:
+        remedy = f"make it with `fusion3d metrics {store} --out METRICS.tif`"
+        raise InputError(embedding.path, f"is no map of plot metrics ({error})", remedy) from None
+    return PlotFeatures(found.names, found.values, np.where(np.isfinite(found.values).all(axis=1), found.covered, 0.0))
 
 
 def area_based(

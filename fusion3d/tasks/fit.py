@@ -23,7 +23,7 @@ from fusion3d.evaluation.label_tables import LabelOptions, Labels, named, read_l
 from fusion3d.evaluation.plots import PlotTable
 from fusion3d.grid import map_crs, metric_unit
 from fusion3d.io.raster import RasterFile, open_raster
-from fusion3d.tasks.area_based import area_based
+from fusion3d.tasks.area_based import ABA, METHODS, area_based, described_by_returns
 from fusion3d.tasks.conformal import LEVEL, check_level
 from fusion3d.tasks.cross_fit import cross_fit, fit_arrays
 from fusion3d.tasks.label_noise import noise_note
@@ -38,6 +38,7 @@ Float64 = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 TASKS = ("biomass",)
+_ABA_METHOD = "the area-based approach (Naesset 2002), plot metrics of the returns inside each plot: "
 
 
 def fit(
@@ -78,7 +79,8 @@ def fit(
     sensitivity, geolocation : of footprints, as for `read_l4a`; 0.9 and 10 m for None
     out : folder for model.json and model.safetensors, scores.json and predictions.csv
     task : biomass: the variable has no negative values
-    model : ridge, banded, forest, boosting, mlp or power
+    model : ridge, banded, forest, boosting, mlp or power; or aba, a random forest on the metrics of the returns inside each plot:
+        `embedding_map` is then a map of `fusion3d metrics`, and `store` where the returns are
     transform : of the target: none, sqrt or log1p
     scheme : "blocks" of ground, "random" plots (with a warning), or "strata", each held out in turn
     block : side of a block, metres; None chooses it from the plots
@@ -101,7 +103,8 @@ def fit(
         raise ConfigError(f"--task {task!r}: give one of {', '.join(TASKS)}")
     if scheme not in SCHEMES:
         raise ConfigError(f"folds are {' or '.join(SCHEMES)}, not {scheme!r}")
-    chosen_family = family(model)
+    kind = METHODS["area-based, random forest"] if model == ABA else model
+    chosen_family = family(kind)
     check_transform(transform)
     check_level(level)
     if transform not in chosen_family.transforms:
@@ -120,8 +123,12 @@ def fit(
     notes = list(table.notes)
     if not table.unit:
         notes.append(f"no --unit given: the map will not say what its {target} is in")
-    table, features = _on_data(table, means_under(embedding, table.geometry, table.gaussian), embedding, notes)
-    chosen_family = family(model, features.names)
+    if model == ABA:
+        described = described_by_returns(store, table, embedding)
+    else:
+        described = means_under(embedding, table.geometry, table.gaussian)
+    table, features = _on_data(table, described, embedding, notes)
+    chosen_family = family(kind, features.names)
     split = folds_of(table, scheme, embedding.pixel * scale, scale, block, folds, buffer, seed)
     notes += split.notes
     if model == "ridge" and len(several := groups_of(features.names)) > 2:
@@ -135,14 +142,15 @@ def fit(
     )  # fmt: skip
     notes += noise_note(chosen_family, table.noise, transform, found.chosen, table.unit)
     raster = None if baseline is None else open_raster(baseline, crs=crs)
-    beside = None if raster is None else _baseline(model, raster, table, split, about, notes)
+    beside = None if raster is None else _baseline(kind, raster, table, split, about, notes)
     standard = None if store is None else area_based(store, table, split, about, notes, FEWEST_PLOTS)
     return score_fit(
         folder, table, split, found, fitted=found.model.predict(features.values), beside=Compared(beside, standard),
         cell=embedding.pixel, crs=embedding.crs, scheme=scheme, seed=seed, notes=notes,
         remarks=chosen_family.remarks(found.model.regressor, features.names), task=task, embedding=str(embedding_map),
         labels=named(labels), baseline_file=None if baseline is None else str(baseline), dimensions=len(features.names),
-        kind=model, method=chosen_family.method, store=None if store is None else str(store),
+        kind=model, method=(_ABA_METHOD if model == ABA else "") + chosen_family.method,
+        store=None if store is None else str(store),
     )  # fmt: skip
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from fusion3d.errors import InputError, StoreError
+from fusion3d.errors import ConfigError, InputError, StoreError
 from fusion3d.io.las_writer import write_points as write_laz
+from fusion3d.mapping.metrics_map import metrics_map
+from fusion3d.mapping.predict import predict
 from fusion3d.prepare.run import prepare
 from fusion3d.prepare.scene import AlsSource, RasterInput, Scene
 from fusion3d.tasks.area_based import METHODS
@@ -87,3 +89,22 @@ def test_store_without_points_or_of_another_place_is_refused(place, tmp_path):
         fit(far, elsewhere, "agb", tmp_path / "b", radius=4, store=store)
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
+
+
+def test_the_approach_is_a_model_of_its_own_that_maps_metrics(place, tmp_path):
+    embedding, labels, store = place
+    metrics_map(store, tmp_path / "metrics.tif", resolution=20)
+    found = fit(tmp_path / "metrics.tif", labels, "agb", tmp_path / "aba", unit="Mg/ha", radius=9, store=store, model="aba")
+    card = found.scorecard
+    assert (card.kind, card.dimensions) == ("aba", 84)
+    assert card.method.startswith("the area-based approach")
+    # it is the baseline of other fits: the same returns, folds and forest
+    assert card.model == card.area_based["area-based, random forest"]
+    mapped = predict(tmp_path / "aba", tmp_path / "metrics.tif", tmp_path / "agb.tif")
+    assert mapped.mapped == 400
+    assert abs(mapped.mean - found.held_out.measured.mean()) < 15
+    with pytest.raises(ConfigError, match="--store STORE"):
+        fit(tmp_path / "metrics.tif", labels, "agb", tmp_path / "no", radius=9, model="aba")
+    with pytest.raises(InputError, match=r"emb\.tif: is no map of plot metrics .*fusion3d metrics"):
+        fit(embedding, labels, "agb", tmp_path / "no", radius=9, model="aba", store=store)
+    assert not (tmp_path / "no").exists()
