@@ -92,7 +92,7 @@ def embed(
         ..., which also keep what only one sensor knows; sensors adds to the shared ones the features of each sensor's encoder as
         als_000, ..., s2_000, ...: 0 where that sensor did not see the cell; answer gives the one band of what encoders that
         were fine-tuned on labels answer. None takes answer for a fine-tuned run and shared for others
-    sensors : to use; None takes all that checkpoint and store have
+    sensors : to use; None takes all that checkpoint and store have; of answers, those that were fine-tuned
     resolution : side of a cell, metres: the column size times or over an integer; None for the column
     tile : side of a tile, columns: more memory when larger, the same values
     progress : draw a progress bar
@@ -108,9 +108,11 @@ def embed(
     outputs = _outputs(out)
     store = store if isinstance(store, Store) else Store.open(store)
     module = load_pretraining(checkpoint, device)
-    names = choose_sensors(module, store, sensors)
     answers = read_answers(checkpoint_file(checkpoint), module)
     features = features or ("shared" if answers is None else "answer")
+    names = choose_sensors(module, store, sensors)
+    if features == "answer" and answers is not None:
+        names = _with_heads(names, answers[1].names, asked=sensors is not None)
     mapper = Mapper(module, store, names, resolution, fusion, features, answers)
     tiles = mapper.map.tiles(tile)
     empty, observed, seen = 0, 0, dict.fromkeys(names, 0)
@@ -150,6 +152,15 @@ def embed(
         empty,
         seconds,
     )
+
+
+def _with_heads(names: Sequence[str], tuned: Sequence[str], *, asked: bool) -> list[str]:
+    """Of the sensors to use, those that were fine-tuned; every one that was asked for has to be."""
+    kept = [name for name in names if name in tuned]
+    if not kept or (asked and len(kept) < len(names)):
+        other = next(name for name in names if name not in tuned)
+        raise ConfigError(f"sensor {other!r} was not fine-tuned; the run answers from {', '.join(tuned)}")
+    return kept
 
 
 def _outputs(out: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -102,6 +102,16 @@ def test_the_run_is_mapped_by_embed_and_map_with_the_values_under_the_plots(tune
         assert fitted[at] == pytest.approx(max(under, 0), abs=1e-3)
 
 
+def test_a_run_tuned_on_some_sensors_answers_from_these_unless_others_are_asked_for(tuned, place, tmp_path):
+    """The store and the checkpoint have s2 too, which has no head."""
+    found = embed(tuned[0], place[0], tmp_path / "answers.tif", progress=False, device="cpu")
+    assert found.sensors == ("als",)
+    with pytest.raises(ConfigError, match="sensor 's2' was not fine-tuned; the run answers from als"):
+        embed(tuned[0], place[0], tmp_path / "no.tif", sensors=["als", "s2"], progress=False, device="cpu")
+    both = embed(tuned[0], place[0], tmp_path / "shared.tif", features="shared", progress=False, device="cpu")
+    assert both.sensors == ("als", "s2")
+
+
 def test_weights_are_new_and_the_pretrained_ones_are_left_as_they_were(tuned, place):
     out, _ = tuned
     before, after = (load_pretraining(path, "cpu").state_dict() for path in (place[1], out))
