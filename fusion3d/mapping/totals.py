@@ -141,7 +141,7 @@ def check_request(
     ConfigError
         The table's name has another ending.
     """
-    check_out(Path(out))
+    check_out(Path(out), "--summary")
     HeldOut.read(model)
     read_areas(areas, open_raster(raster, crs=crs).crs, name=name, layer=layer, crs=crs)
 

@@ -189,7 +189,7 @@ class Totals:
         return self.out
 
 
-def check_out(path: Path) -> None:
+def check_out(path: Path, option: str = "--out") -> None:
     """Refuse a name that no format is known for, or whose folder is not there.
 
     Raises
@@ -200,7 +200,7 @@ def check_out(path: Path) -> None:
         There is no such folder.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"--out {path}: give a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise ConfigError(f"{option} {path}: give a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     if not path.absolute().parent.is_dir():
         raise InputError(path, "cannot be written: its folder does not exist", "create the folder first")
 

@@ -90,7 +90,7 @@ def test_summary_that_cannot_be_made_is_refused_before_the_map_is(place, tmp_pat
         (stands, ConfigError, "--areas needs --summary"),
         (("--summary", tmp_path / "s.csv"), ConfigError, "--summary needs --areas"),
         (("--name", "stand"), ConfigError, "--name and --layer are of --areas"),
-        ((*stands, "--summary", tmp_path / "s.txt"), ConfigError, "s.txt: give a name that ends in"),
+        ((*stands, "--summary", tmp_path / "s.txt"), ConfigError, f"--summary {tmp_path / 's.txt'}: give a name that ends in"),
         ((*stands, "--summary", tmp_path / "s.csv", "--name", "no"), InputError, "has no column 'no'"),
         (("--areas", tmp_path / "none.gpkg", "--summary", tmp_path / "s.csv"), InputError, "does not exist"),
     ):
