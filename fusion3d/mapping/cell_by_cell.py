@@ -204,6 +204,9 @@ class CellMap(Generic[M]):
             work.remove()
         finally:
             work.close()
+        if not filled and self.merge > 1:
+            cell = f"data cover half of none of its cells of {self.metres:.10g} m: there is nothing to map"
+            raise InputError(self.path, cell, "give a finer --resolution, or embed a place that a sensor saw")
         if not filled:
             raise InputError(self.path, "holds no data: there is nothing to map", "embed a place that a sensor saw")
         return notes

@@ -101,6 +101,14 @@ def test_summary_that_cannot_be_made_is_refused_before_the_map_is(place, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_cells_too_wide_for_the_raster_are_blamed_on_the_resolution(place, tmp_path):
+    failed = run(place / "fit", place / "emb.tif", "--out", tmp_path / "agb.tif", "--resolution", 100_000).exception
+    assert isinstance(failed, InputError)
+    assert "data cover half of none of its cells of 100000 m" in str(failed)
+    assert "finer --resolution" in str(failed)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory) -> Path:
     """Class 3 where the band is above 0, else 1."""
