@@ -236,8 +236,14 @@ def map_(
     Of classes: a map with a palette, and NAME_confidence.tif beside it. A run that was stopped leaves OUT.partial; the same
     command goes on from there.
     """
+    from fusion3d.grid import parse_crs
     from fusion3d.tasks.classes.class_model_file import is_class_model
+    from fusion3d.tasks.segmentation.point_card import is_point_fit
 
+    if crs is not None:
+        parse_crs(crs)
+    if is_point_fit(model):
+        raise ConfigError(f"{model} is a fit of classes of points: `fusion3d segment` applies it, to LAZ files")
     if (areas is None) != (summary is None):
         raise ConfigError("--areas needs --summary, the table to write, and --summary needs --areas")
     if areas is None and (name is not None or layer is not None):

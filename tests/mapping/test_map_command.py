@@ -13,7 +13,7 @@ import shapely
 from typer.testing import CliRunner
 
 from fusion3d.cli import app
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, CRSError, InputError
 from fusion3d.tasks.classes.class_model import ClassModel
 from fusion3d.tasks.classes.class_model_file import write_class_model
 from fusion3d.tasks.classes.legend import Legend
@@ -99,6 +99,20 @@ def test_summary_that_cannot_be_made_is_refused_before_the_map_is(place, tmp_pat
         assert text in str(failed)
         assert "\n" not in str(failed)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_crs_that_is_none_is_refused_though_the_raster_states_its_own(place, tmp_path):
+    failed = run(place / "fit", place / "emb.tif", "--out", tmp_path / "agb.tif", "--crs", "nonsense").exception
+    assert isinstance(failed, CRSError)
+    assert "'nonsense' is not a CRS" in str(failed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fit_of_points_is_sent_to_segment(tmp_path):
+    (tmp_path / "scores.json").write_text('{"format": "fusion3d point class scores"}')
+    failed = run(tmp_path, tmp_path / "emb.tif", "--out", tmp_path / "agb.tif").exception
+    assert isinstance(failed, ConfigError)
+    assert "`fusion3d segment` applies it" in str(failed)
 
 
 def test_cells_too_wide_for_the_raster_are_blamed_on_the_resolution(place, tmp_path):
