@@ -44,11 +44,18 @@ def method_section(material: Material) -> str:
     )  # fmt: skip
 
 
-def data_dates(material: Material) -> str:
-    """Dates of the sensors that the embedding was made from, in words; "" where no store is there."""
+def data_dates(material: Material, product: RasterFacts | None = None) -> str:
+    """Dates of the sensors that a map was made from, in words; "" where no store is there.
+
+    Parameters
+    ----------
+    product : header of the map; where it does not name its sensors, those of the run's embedding count
+    """
     store = attempt(lambda: material.store)
     header = _header(material)
-    used = header.tags.get("sensors", "").split(",") if header else []
+    own = "" if product is None else product.tags.get("fitted_on_sensors", "")
+    named = own or (header.tags.get("sensors", "") if header else "")
+    used = named.split(",") if named else []
     known = [] if store is None else [item for item in sensor_facts(store) if not used or item.name in used]
     return "; ".join(f"{item.name} {when(item)}" for item in known)
 

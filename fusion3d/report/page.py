@@ -184,7 +184,7 @@ def _validation(material: Material) -> str:
         return missing("Nothing continuous was fitted to field plots", FIT)
     product = material.map
     header = None if product is None or is_class_map(product) else facts(product, 1 << 30)
-    return validation_section(material.fit, header, data_dates(material))
+    return validation_section(material.fit, header, data_dates(material, header))
 
 
 def _class_tasks(material: Material) -> list[tuple[str, str, Callable[[], str]]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 
 from fusion3d.mapping.predict import predict
 from fusion3d.report.material import Material
-from fusion3d.report.method import method_section
+from fusion3d.report.method import data_dates, method_section
 from fusion3d.report.raster_view import facts
 from fusion3d.report.validation import UNKNOWN, validation_section
 from fusion3d.tasks.fit import fit
@@ -56,6 +57,14 @@ def test_method_tells_what_the_files_tell_and_leaves_out_what_is_not_there(tmp_p
     assert "Model." not in bare
     assert "Map." not in bare
     assert "Training without labels." in bare
+
+
+def test_dates_are_those_of_the_sensors_that_the_map_was_fitted_on(tmp_path):
+    material = Material.of(write_everything(tmp_path / "run"))
+    header = facts(material.map, 100)
+    assert [text.split()[0] for text in data_dates(material).split("; ")] == ["als", "s2"]
+    alone = replace(header, tags={**header.tags, "fitted_on_sensors": "als"})
+    assert [text.split()[0] for text in data_dates(material, alone).split("; ")] == ["als"]
 
 
 def test_method_of_a_run_without_anything_is_no_claim(tmp_path):
