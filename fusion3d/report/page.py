@@ -180,7 +180,7 @@ def _predictions(material: Material) -> str:
 
 
 def _validation(material: Material) -> str:
-    if material.fit is None or is_class_fit(material.fit):
+    if material.fit is None or is_class_fit(material.fit) or is_point_fit(material.fit):
         return missing("Nothing continuous was fitted to field plots", FIT)
     product = material.map
     header = None if product is None or is_class_map(product) else facts(product, 1 << 30)

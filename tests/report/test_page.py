@@ -174,6 +174,14 @@ def test_run_with_nothing_else_says_which_commands_make_the_rest(tmp_path):
     assert "cannot be shown" not in "".join(text.values())
 
 
+def test_fit_of_classes_of_points_has_no_validation_record(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "biomass").mkdir()
+    (run / "biomass" / "scores.json").write_text('{"format": "fusion3d point class scores"}')
+    write_report(run)
+    assert "Nothing continuous was fitted to field plots" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_empty_folder_is_a_run_of_which_nothing_is_known(tmp_path):
     text = read(write_report(tmp_path)).text
     assert tuple(text) == SECTIONS
