@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusion3d.cli.application import app, listed, options_given, out
-from fusion3d.errors import ConfigError
+from fusion3d.errors import ConfigError, InputError
 
 
 @app.command()
@@ -155,6 +155,8 @@ def fit(
         return
     if foreign := options_given(context, ("checkpoint", "steps", "sensors", "device", "points", "quiet")):
         raise ConfigError(f"{foreign[0]} is for --finetune and --task segmentation")
+    if embedding.is_dir():
+        _refuse_store(embedding)
     shared = {
         "radius": radius, "layer": layer, "crs": crs, "stratum": stratum, "scheme": scheme, "block": block, "folds": folds,
         "baseline": baseline, "seed": seed,
@@ -197,6 +199,17 @@ def fit(
     out.print(str(found), markup=False)
     if found.failed:
         raise typer.Exit(1)
+
+
+def _refuse_store(path: Path) -> None:
+    from fusion3d.store import Store
+
+    try:
+        Store.open(path)
+    except InputError:
+        return
+    remedy = "map it first with `fusion3d embed` or `fusion3d metrics`, or give --finetune --checkpoint RUN"
+    raise InputError(path, "is a column store, not a map of embeddings", remedy)
 
 
 def _further_labels(extra: list[str], labels: list[str]) -> list[str]:

@@ -11,7 +11,9 @@ import pytest
 import rasterio
 import shapely
 import torch
+from typer.testing import CliRunner
 
+from fusion3d.cli import app
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.checkpoint import load_pretraining
 from fusion3d.mapping.embed import embed
@@ -141,6 +143,15 @@ def test_what_cannot_be_is_said_and_leaves_nothing_behind(place, tuned, tmp_path
         embed(checkpoint, store, tmp_path / "no.tif", features="answer", progress=False, device="cpu")
     with pytest.raises(ConfigError, match="has no place with --features answer"):
         embed(tuned[0], store, tmp_path / "no.tif", fusion="mean", progress=False, device="cpu")
+
+
+def test_a_store_without_finetune_is_refused_with_what_to_do(place, tmp_path):
+    words = ["fit", str(place[0]), "--labels", str(place[2]), "--target", "agb", "--out", str(tmp_path / "out")]
+    failed = CliRunner().invoke(app, words).exception
+    assert isinstance(failed, InputError)
+    assert "is a column store, not a map of embeddings" in str(failed)
+    assert "--finetune" in str(failed)
+    assert not list(tmp_path.iterdir())
 
 
 def test_damaged_heads_are_named(tuned, place, tmp_path):
