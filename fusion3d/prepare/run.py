@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fusion3d import __version__
 from fusion3d.errors import ConfigError, CRSError, Fusion3DError, InputError, StoreError
 from fusion3d.grid import Grid, map_crs, parse_crs, same_map_crs
+from fusion3d.io.pixels import RasterSource
 from fusion3d.prepare.assembly import Assembly, Sources
 from fusion3d.prepare.footprints import footprint_bounds
 from fusion3d.prepare.manifest import Manifest

@@ -15,7 +15,7 @@ from fusion3d.tasks.scorecard import Scorecard
 from fusion3d.tasks.scores import Figure
 from fusion3d.tasks.validation import RangeScores, validate
 
-UNKNOWN = "not in the files: to be stated by the author"
+UNKNOWN = "to be stated by the author"
 _FEW = 10
 _SOURCE = (
     "In the order of the CEOS good practices for validating biomass products (Duncanson et al. 2021, Aboveground Woody Biomass "
