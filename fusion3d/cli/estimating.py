@@ -134,8 +134,8 @@ def fit(
 
     Labels of a continuous variable are field plots, GEDI L4A footprints or a raster of sparse labels. Footprints are described by
     Gaussian means of sigma (6.25 m, --geolocation) combined, those that l4_quality_flag, degrade_flag or --sensitivity reject are
-    left out, and each weighs 1 / (agbd_se^2 + residual variance) with ridge, forest and boosting. Each pixel with a value of a
-    raster is a plot. Of several targets, one that fails does not stop the others; the exit status is 1 then.
+    left out, and each weighs 1 / (agbd_se^2 + residual variance) with ridge, banded, forest and boosting. Each pixel with a value
+    of a raster is a plot. Of several targets, one that fails does not stop the others; the exit status is 1 then.
     """
     from fusion3d.tasks.classes import CLASS_TASKS
     from fusion3d.tasks.fit import TASKS

@@ -8,7 +8,7 @@ import pytest
 from fusion3d.tasks.label_noise import RESIDUAL_SD, fit_rows, noise_note, residual_variance, transformed_noise
 from fusion3d.tasks.regressors import FAMILIES
 
-WEIGHTED = ("ridge", "forest", "boosting")
+WEIGHTED = ("ridge", "banded", "forest", "boosting")
 
 
 def test_residual_variance_of_equal_errors_is_what_they_leave():
