@@ -88,6 +88,7 @@ def totals(
     if areas is None and (name is not None or layer is not None):
         raise ConfigError("--name and --layer are of --areas: give that too")
     check_out(Path(out))
+    _keep_inputs(out, areas, strata)
     surface = MapCells(map_file)
     card, plots = Scorecard.read(model), HeldOut.read(model)
     unit = _same_variable(surface, card, model)
@@ -142,6 +143,7 @@ def check_request(
         The table's name has another ending.
     """
     check_out(Path(out), "--summary")
+    _keep_inputs(out, areas)
     HeldOut.read(model)
     read_areas(areas, open_raster(raster, crs=crs).crs, name=name, layer=layer, crs=crs)
 
@@ -357,3 +359,10 @@ def _total_unit(unit: str) -> str | None:
 
 def _inside(count: int) -> str:
     return "1 plot inside" if count == 1 else f"{count} plots inside"
+
+
+def _keep_inputs(out: str | Path, *inputs: str | Path | None) -> None:
+    """Refuse to write the table over a file that it is made from."""
+    for path in inputs:
+        if path is not None and Path(out).exists() and Path(path).exists() and Path(out).samefile(path):
+            raise InputError(out, "is the file of the polygons, which the table would replace", "give another name for the table")

@@ -287,3 +287,13 @@ def test_map_of_noisy_cells_cut_off_at_zero_is_corrected_by_its_plots(tmp_path):
         assert row.correction < -5
         assert abs(row.mean - truth.mean()) < 3 * row.mean_se
         assert any(note.startswith("map and model differ by +") for note in found.notes)
+
+
+def test_the_table_never_replaces_the_polygons_that_it_is_of(place, tmp_path):
+    geopandas.GeoDataFrame({"name": ["a"]}, geometry=[shapely.box(X0, Y0 - 200, X0 + 200, Y0)], crs="EPSG:2154").to_file(
+        tmp_path / "stands.gpkg"
+    )
+    before = (tmp_path / "stands.gpkg").read_bytes()
+    with pytest.raises(InputError, match="which the table would replace"):
+        totals(place / "agb.tif", place / "fit", tmp_path / "stands.gpkg", areas=tmp_path / "stands.gpkg")
+    assert (tmp_path / "stands.gpkg").read_bytes() == before
