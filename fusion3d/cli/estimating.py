@@ -164,9 +164,8 @@ def fit(
     if task in CLASS_TASKS:
         from fusion3d.tasks.classes.fit_classes import fit_classes
 
-        foreign = {"--unit": unit, "--store": store, "--transform": None if transform == "none" else transform, "--band": band}
-        foreign |= {"--label-nodata": label_nodata, "--sensitivity": sensitivity, "--geolocation": geolocation}
-        if given := [name for name, value in foreign.items() if value is not None]:
+        foreign = ("unit", "store", "transform", "band", "label_nodata", "sensitivity", "geolocation")
+        if given := options_given(context, foreign):
             raise ConfigError(f"{given[0]} is for --task biomass")
         if len(files) > 1:
             raise ConfigError(f"--task {task} takes one file of labels, not {len(files)}")

@@ -184,6 +184,14 @@ def default_side(centre: Float64, folds: int) -> float:
     return sides[enough]
 
 
+def check_split(scheme: str, seed: int) -> None:
+    """Refuse a scheme of folds that there is not, and a seed that no generator takes."""
+    if scheme not in SCHEMES:
+        raise ConfigError(f"folds are {' or '.join(SCHEMES)}, not {scheme!r}")
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} must not be negative")
+
+
 def deal(group: Int64 | Sequence[int], folds: int, seed: int) -> Int64:
     """[P] fold of each plot: groups in random order, each to the fold that has the fewest plots so far."""
     names, member, sizes = np.unique(group, return_inverse=True, return_counts=True)

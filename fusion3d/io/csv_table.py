@@ -23,7 +23,7 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[A
     return write_whole(path, text.getvalue())
 
 
-def write_columns(path: str | Path, table: Any) -> Path:
+def write_table(path: str | Path, table: Any) -> Path:
     """Write a dataclass of columns of one length, those that are None left out."""
     names = [item.name for item in fields(table) if getattr(table, item.name) is not None]
     return write_csv(path, names, zip(*(getattr(table, name) for name in names), strict=True))

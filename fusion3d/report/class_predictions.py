@@ -21,21 +21,35 @@ _TITLES = {"precision": "precision", "recall": "recall", "f1": "F1", "iou": "IoU
 def class_predictions_section(folder: Path) -> str:
     """Confusion matrix and scores of the folder that `fusion3d fit --task landcover` wrote."""
     card = ClassCard.read(folder)
-    folds = str(card.folds).replace("plots within", "cells within")
-    caption = (
-        f"{card.model.n} cells by true class and predicted class of {card.target}; each was predicted by a model that had not "
-        f"seen its fold ({folds}). Shades are shares of a true class (of its row), numbers are cells. Model: {card.method}."
-    )
-    body = figure(draw_confusion(card.model, card.classes), caption, "Confusion matrix")
+    what = f"{card.model.n} cells by true class and predicted class of {card.target}"
+    body = confusion_figure(card.model, card.classes, what, card.folds.of("cells"), card.method, "cells")
     body += overall_table(["predicted from", "samples", "accuracy", "macro F1"], card.overall())
     body += class_table(card.classes, card.model, card.units)
-    error = 100 * card.calibration_error
-    body += sentence(
-        f"Expected calibration error of the probabilities (Naeini et al. 2015): {error:.1f} %, each fold calibrated on the "
-        "others by temperature scaling (Guo et al. 2017).",
-        "note",
+    return body + class_notes(card.calibration_error, card.notes)
+
+
+def confusion_figure(scores: ClassScores, names: tuple[str, ...], what: str, folds: str, method: str, samples: str) -> str:
+    """The confusion matrix of held-out samples.
+
+    Parameters
+    ----------
+    what : is in the matrix, in words; samples : what its numbers count
+    folds : how they were held out, in words
+    """
+    caption = (
+        f"{what}; each was predicted by a model that had not seen its fold ({folds}). Shades are shares of a true class (of its "
+        f"row), numbers are {samples}. Model: {method}."
     )
-    return body + "".join(sentence(f"Note: {note}", "note") for note in card.notes)
+    return figure(draw_confusion(scores, names), caption, f"Confusion matrix of {samples}")
+
+
+def class_notes(calibration_error: float, notes: tuple[str, ...]) -> str:
+    """How far probabilities are off, and what should be known."""
+    text = (
+        f"Expected calibration error of the probabilities (Naeini et al. 2015): {100 * calibration_error:.1f} %, each fold "
+        "calibrated on the others by temperature scaling (Guo et al. 2017)."
+    )
+    return sentence(text, "note") + "".join(sentence(f"Note: {note}", "note") for note in notes)
 
 
 def overall_table(header: list[str], overall: list[list[str]]) -> str:

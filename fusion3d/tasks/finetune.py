@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.errors import ConfigError, InputError
-from fusion3d.evaluation.blocks import SCHEMES, Folds
+from fusion3d.evaluation.blocks import Folds, check_split
 from fusion3d.evaluation.checkpoint import checkpoint_file, choose_sensors, load_pretraining
 from fusion3d.evaluation.columns import EmbeddedColumns, embed_columns
 from fusion3d.evaluation.label_tables import LabelOptions, Labels, named, read_labels
@@ -35,6 +35,7 @@ from fusion3d.tasks.card_file import SCORES_FILE
 from fusion3d.tasks.conformal import LEVEL, Conformal, check_level, nested_bounds
 from fusion3d.tasks.cross_fit import CrossFit, WholeFit, cross_fit
 from fusion3d.tasks.fit import folds_of
+from fusion3d.tasks.fit_folder import out_folder
 from fusion3d.tasks.model import TargetModel
 from fusion3d.tasks.regressors import Fitted, family
 from fusion3d.tasks.scored_fit import FEWEST_PLOTS, Compared, FitResult, score_fit
@@ -101,16 +102,13 @@ def finetune(
     ConfigError
         An option is out of range.
     """
-    if scheme not in SCHEMES:
-        raise ConfigError(f"folds are {' or '.join(SCHEMES)}, not {scheme!r}")
+    check_split(scheme, seed)
     if steps < 1:
         raise ConfigError(f"--steps {steps} must be at least 1")
     if scheme == "strata" and stratum is None:
         raise ConfigError("--scheme strata needs --stratum COLUMN")
     check_level(level)
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(folder, "is a file, not a folder", "give another --out")
+    folder = out_folder(out)
     if (folder / CHECKPOINT).exists() and not (folder / SCORES_FILE).exists():
         raise InputError(folder, "holds a checkpoint of another run", "give another --out")
     store = store if isinstance(store, Store) else Store.open(store)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import shapely
 
 from fusion3d.errors import ConfigError, InputError
-from fusion3d.evaluation.blocks import SCHEMES, Folds, random_folds, spatial_folds, stratum_folds
+from fusion3d.evaluation.blocks import Folds, check_split, random_folds, spatial_folds, stratum_folds
 from fusion3d.evaluation.label_tables import LabelOptions, Labels, named, read_labels
 from fusion3d.evaluation.plots import PlotTable
 from fusion3d.grid import map_crs, metric_unit
@@ -26,6 +26,7 @@ from fusion3d.io.raster import RasterFile, open_raster
 from fusion3d.tasks.area_based import ABA, METHODS, area_based, described_by_returns
 from fusion3d.tasks.conformal import LEVEL, check_level
 from fusion3d.tasks.cross_fit import cross_fit, fit_arrays
+from fusion3d.tasks.fit_folder import out_folder
 from fusion3d.tasks.label_noise import noise_note
 from fusion3d.tasks.model import ORIGIN_TAGS
 from fusion3d.tasks.regressors import family
@@ -101,8 +102,7 @@ def fit(
     """
     if task not in TASKS:
         raise ConfigError(f"--task {task!r}: give one of {', '.join(TASKS)}")
-    if scheme not in SCHEMES:
-        raise ConfigError(f"folds are {' or '.join(SCHEMES)}, not {scheme!r}")
+    check_split(scheme, seed)
     kind = METHODS["area-based, random forest"] if model == ABA else model
     chosen_family = family(kind)
     check_transform(transform)
@@ -111,11 +111,7 @@ def fit(
         raise ConfigError(f"--model {model} has its own way with a skewed target: leave --transform {transform} away")
     if scheme == "strata" and stratum is None:
         raise ConfigError("--scheme strata needs --stratum COLUMN")
-    if seed < 0:
-        raise ConfigError(f"--seed {seed} must not be negative")
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(folder, "is a file, not a folder", "give another --out")
+    folder = out_folder(out)
     embedding = require_map(open_raster(embedding_map, crs=crs))
     scale = metric_unit(map_crs(embedding.crs))
     options = LabelOptions(unit, crs, radius, layer, stratum, band, label_nodata, sensitivity, geolocation)

@@ -15,6 +15,14 @@ from fusion3d.tasks.held_out import PREDICTIONS_FILE
 from fusion3d.tasks.model_file import ARRAYS_FILE, MODEL_FILE
 
 
+def out_folder(out: str | Path) -> Path:
+    """The folder that a fit is going to leave; InputError where a file is in its place."""
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(folder, "is a file, not a folder", "give another --out")
+    return folder
+
+
 class Writable(Protocol):
     """What writes itself to a file."""
 

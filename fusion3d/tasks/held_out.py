@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.io.csv_table import write_columns
+from fusion3d.io.csv_table import write_table
 from fusion3d.io.json_file import file_of, parsing
 
 Float64 = npt.NDArray[np.float64]
@@ -55,7 +55,7 @@ class HeldOut:
 
     def write(self, path: str | Path) -> Path:
         """Write the table as CSV, whole or not at all."""
-        return write_columns(path, self)
+        return write_table(path, self)
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

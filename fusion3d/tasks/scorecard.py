@@ -37,7 +37,11 @@ class FoldFacts:
     seed: int
 
     def __str__(self) -> str:
-        kept = f", plots within {self.buffer:.3g} m of a held-out one not trained with" if self.buffer else ""
+        return self.of("plots")
+
+    def of(self, samples: str) -> str:
+        """In words, for samples such as "plots", "cells" or "points"."""
+        kept = f", {samples} within {self.buffer:.3g} m of a held-out one not trained with" if self.buffer else ""
         if self.side is None:
             return f"{self.count} random folds{kept}"
         if self.scheme == "strata":

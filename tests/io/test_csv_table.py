@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusion3d.io.csv_table import write_columns, write_csv
+from fusion3d.io.csv_table import write_csv, write_table
 
 
 @dataclass
@@ -21,7 +21,7 @@ class _Table:
 
 def test_numbers_come_back_to_the_last_bit_and_commas_stay_in_their_field(tmp_path: Path) -> None:
     values = np.array([0.1 + 0.2, 1e-300, 123456789.123456789])
-    path = write_columns(tmp_path / "t.csv", _Table(("a,b", 'c"d', "e\nf"), values))
+    path = write_table(tmp_path / "t.csv", _Table(("a,b", 'c"d', "e\nf"), values))
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["name", "value"]
@@ -36,5 +36,5 @@ def test_nothing_known_is_an_empty_field(tmp_path: Path) -> None:
 
 def test_columns_of_different_lengths_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="longer"):
-        write_columns(tmp_path / "t.csv", _Table(("a",), np.zeros(2)))
+        write_table(tmp_path / "t.csv", _Table(("a",), np.zeros(2)))
     assert not list(tmp_path.iterdir())

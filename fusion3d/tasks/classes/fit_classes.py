@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.errors import ConfigError, InputError
-from fusion3d.evaluation.blocks import SCHEMES
+from fusion3d.evaluation.blocks import check_split
 from fusion3d.evaluation.lattice import Lattice
 from fusion3d.grid import map_crs, metric_unit
 from fusion3d.io.raster import RasterFile, open_raster
@@ -30,7 +30,7 @@ from fusion3d.tasks.classes.held_out_cells import HeldOutCells
 from fusion3d.tasks.classes.labelled_cells import is_raster, labelled_cells
 from fusion3d.tasks.classes.legend import read_class_names, read_confidence
 from fusion3d.tasks.classes.scores import ClassScores, by_lot, class_scores
-from fusion3d.tasks.fit_folder import write_fit
+from fusion3d.tasks.fit_folder import out_folder, write_fit
 from fusion3d.tasks.model import ORIGIN_TAGS
 from fusion3d.tasks.support import band_names, require_map
 
@@ -106,16 +106,11 @@ def fit_classes(
     """
     if task not in CLASS_TASKS:
         raise ConfigError(f"--task {task!r}: give one of {', '.join(CLASS_TASKS)}")
-    if scheme not in SCHEMES:
-        raise ConfigError(f"folds are {' or '.join(SCHEMES)}, not {scheme!r}")
+    check_split(scheme, seed)
     family = classifier_family(model)
     if scheme == "strata" and (stratum is None or is_raster(labels)):
         raise ConfigError("--scheme strata needs polygons and --stratum COLUMN")
-    if seed < 0:
-        raise ConfigError(f"--seed {seed} must not be negative")
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(folder, "is a file, not a folder", "give another --out")
+    folder = out_folder(out)
     names = None if classes is None else read_class_names(classes)
     embedding = require_map(open_raster(embedding_map, crs=crs))
     scale = metric_unit(map_crs(embedding.crs))
@@ -339,4 +334,4 @@ def _table(
 
 
 def _folds_text(card: ClassCard) -> str:
-    return str(card.folds).replace("plots within", "cells within")
+    return card.folds.of("cells")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.io.csv_table import write_columns
+from fusion3d.io.csv_table import write_table
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -46,4 +46,4 @@ class HeldOutCells:
 
     def write(self, path: str | Path) -> Path:
         """Write the table as CSV, whole or not at all."""
-        return write_columns(path, self)
+        return write_table(path, self)

@@ -24,5 +24,4 @@ def family(name: str, features: Sequence[str] = ()) -> Family[Any]:
     """The family of a name, for features of such names; ConfigError where there is none."""
     if name not in FAMILIES:
         raise ConfigError(f"--model {name!r}: give one of {', '.join(FAMILIES)}")
-    found = FAMILIES[name]
-    return found.on(features) if isinstance(found, BandedFamily) else found
+    return FAMILIES[name].on(features)

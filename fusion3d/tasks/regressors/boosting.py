@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.tasks.regressors.inner_folds import inner_folds
-from fusion3d.tasks.regressors.protocol import Fitted, Float64, Int64, Parts
+from fusion3d.tasks.regressors.protocol import AnyFeatures, Fitted, Float64, Int64, Parts
 from fusion3d.tasks.regressors.trees import Trees
 
 _MOST = 200
@@ -35,7 +35,7 @@ class Boosting:
         return self.trees.sum(bands, scale=self.rate, start=self.start)
 
 
-class BoostingFamily:
+class BoostingFamily(AnyFeatures):
     """Fixed depth, rate and shares; the number of trees is the one of least error on held-out groups of the rows."""
 
     name = "boosting"

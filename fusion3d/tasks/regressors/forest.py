@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.tasks.regressors.protocol import Fitted, Float64, Int64, Parts
+from fusion3d.tasks.regressors.protocol import AnyFeatures, Fitted, Float64, Int64, Parts
 from fusion3d.tasks.regressors.trees import Trees
 
 TREES = 300
@@ -27,7 +27,7 @@ class Forest:
         return self.trees.sum(bands) / self.trees.count
 
 
-class ForestFamily:
+class ForestFamily(AnyFeatures):
     """Fixed settings: those of randomForest in R (Liaw and Wiener 2002, R News 2) but for the number of trees."""
 
     name = "forest"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.tasks.regressors.inner_folds import inner_folds
-from fusion3d.tasks.regressors.protocol import Fitted, Float64, Int64, Parts, numbers
+from fusion3d.tasks.regressors.protocol import AnyFeatures, Fitted, Float64, Int64, Parts, numbers
 
 _NETWORKS = 5
 _HIDDEN = 16
@@ -62,7 +62,7 @@ class Perceptron:
         return found.reshape(bands.shape[1:])
 
 
-class MlpFamily:
+class MlpFamily(AnyFeatures):
     """Fixed size; the weight decay is the one of least error on held-out groups of the rows."""
 
     name = "mlp"

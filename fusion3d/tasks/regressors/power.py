@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.errors import ConfigError
-from fusion3d.tasks.regressors.protocol import Fitted, Float64, Int64, Parts, numbers
+from fusion3d.tasks.regressors.protocol import AnyFeatures, Fitted, Float64, Int64, Parts, numbers
 
 _MOST = 4
 _INFLATION = 10.0
@@ -63,7 +63,7 @@ class PowerLaw:
         return np.exp(np.minimum(total, _LARGEST_LOG))
 
 
-class PowerFamily:
+class PowerFamily(AnyFeatures):
     """Settings as in the module's text."""
 
     name = "power"

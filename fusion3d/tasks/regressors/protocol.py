@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,10 @@ class Family(Protocol[R]):
     transforms: tuple[str, ...]
     weighted: bool
 
+    def on(self, names: Sequence[str]) -> Family[R]:
+        """The family for features of these names."""
+        ...
+
     def fit(self, features: Float64, target: Float64, *, groups: Int64, seed: int, weights: Float64 | None = None) -> Fitted[R]:
         """Fit features [N, D] to a target [N]; whatever is chosen is so by holding out `groups` [N] of these rows.
 
@@ -93,6 +97,14 @@ class Family(Protocol[R]):
     def remarks(self, regressor: R, names: tuple[str, ...]) -> tuple[str, ...]:
         """What a user should know of a fitted model, in words; names [D] of the features."""
         ...
+
+
+class AnyFeatures:
+    """A family to which names of features mean nothing."""
+
+    def on(self, names: Sequence[str]) -> Self:
+        """The family itself."""
+        return self
 
 
 def numbers(values: Any, shape: tuple[int, ...] | None = None) -> Float64:

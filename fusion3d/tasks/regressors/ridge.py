@@ -8,12 +8,12 @@ from typing import Any
 import numpy.typing as npt
 
 from fusion3d.evaluation.ridge import Ridge, fit_ridge
-from fusion3d.tasks.regressors.protocol import Fitted, Float64, Int64, Parts, numbers
+from fusion3d.tasks.regressors.protocol import AnyFeatures, Fitted, Float64, Int64, Parts, numbers
 
 _VECTORS = ("mean", "scale", "coefficients")
 
 
-class RidgeFamily:
+class RidgeFamily(AnyFeatures):
     """Linear in standardised features."""
 
     name = "ridge"

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from fusion3d.encoders.als import AlsEncoder
-from fusion3d.errors import ConfigError, InputError, StoreError
+from fusion3d.errors import ConfigError, StoreError
+from fusion3d.evaluation.blocks import check_split
 from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
 from fusion3d.evaluation.progress import progress_bar
 from fusion3d.store import Store
 from fusion3d.tasks.classes.calibration import calibration_error, fit_temperature, tempered
-from fusion3d.tasks.fit_folder import write_fit
+from fusion3d.tasks.fit_folder import out_folder, write_fit
 from fusion3d.tasks.scorecard import FoldFacts
 from fusion3d.tasks.segmentation.asprs import UNLEARNED, class_name, parse_classes, point_legend
 from fusion3d.tasks.segmentation.cloud import Box, StoreCloud
@@ -63,7 +64,7 @@ class PointFit:
 
     def __str__(self) -> str:
         card = self.card
-        head = f"classes of points: {card.points} points, {str(card.folds).replace('plots within', 'points within')}"
+        head = f"classes of points: {card.points} points, {card.folds.of('points')}"
         return "\n".join([head, "", card.table(), "", *(f"note: {text}" for text in card.notes), f"model and scores: {self.out}"])
 
 
@@ -108,15 +109,12 @@ def fit_points(
     ConfigError
         An option is out of range.
     """
-    if seed < 0:
-        raise ConfigError(f"--seed {seed} must not be negative")
+    check_split("blocks", seed)
     if steps is not None and (steps < 1 or not finetune):
         raise ConfigError("--steps counts those of --finetune, at least 1")
     if most_points < 1:
         raise ConfigError(f"--points {most_points} must be at least 1")
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(folder, "is a file, not a folder", "give another --out")
+    folder = out_folder(out)
     opened = store if isinstance(store, Store) else Store.open(store)
     source = StoreCloud(opened)
     notes: list[str] = []
