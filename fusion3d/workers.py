@@ -171,7 +171,8 @@ class Workers:
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:100]
             raise ConfigError(
-                f"no Dask scheduler answers at {self.scheduler} ({reason}); start one with `dask scheduler`, or leave --scheduler away"
+                f"no Dask scheduler answers at {self.scheduler} ({reason}); start one with `dask scheduler`, or "
+                "leave --scheduler away"
             ) from None
         try:
             self._client.wait_for_workers(1, timeout=_TIMEOUT)

@@ -9,6 +9,7 @@ import typer
 
 from fusion3d.cli.application import app, err, listed, name_and_path, out
 from fusion3d.errors import ConfigError, Fusion3DError
+from fusion3d.workers import DEFAULT
 
 simulator = typer.Typer(no_args_is_help=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 app.add_typer(simulator, name="simulate")
@@ -77,7 +78,9 @@ def prepare(
     inputs: Annotated[
         list[str] | None, typer.Argument(help="A scene file (.yaml), or LAS/LAZ tiles, folders or patterns.")
     ] = None,
-    store: Annotated[Path, typer.Option("--out", help="The store to make, for instance scene.zarr.")] = ...,  # type: ignore[assignment]
+    store: Annotated[
+        str, typer.Option("--out", help="The store to make, for instance scene.zarr or s3://bucket/scene.zarr.")
+    ] = ...,  # type: ignore[assignment]
     ortho: Annotated[list[str] | None, typer.Option(help="Orthoimage.")] = None,
     hsi: Annotated[list[str] | None, typer.Option(help="Hyperspectral image.")] = None,
     s2: Annotated[list[str] | None, typer.Option(help="Sentinel-2: folder or pattern of dated images, or one image.")] = None,
@@ -101,7 +104,10 @@ def prepare(
     ] = None,
     normalized: Annotated[bool, typer.Option("--normalized", help="Heights in the files are above ground already.")] = False,
     attribute: Annotated[list[str] | None, typer.Option(help="Extra point dimension to keep, such as gps_time or red.")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes of a local Dask cluster, started when there is work for it.")] = DEFAULT,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of your own Dask scheduler instead, for instance tcp://10.0.0.1:8786.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that was made from other inputs.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
@@ -147,7 +153,7 @@ def prepare(
             for name, files in named.items()
         }
         scene = Scene(als, rasters, GediInput(tuple(footprints)) if footprints else None, **options)
-    summary = run(scene, store, overwrite=overwrite, jobs=jobs, quiet=quiet)
+    summary = run(scene, store, overwrite=overwrite, workers=workers, scheduler=scheduler, quiet=quiet)
     for line in summary_lines(summary):
         out.print(line, markup=False)
     if summary.set_aside:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import math
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.progress import Progress
 from fusion3d.errors import Fusion3DError, InputError, StoreError
 from fusion3d.grid import Grid
 from fusion3d.io.pixels import RasterSource
+from fusion3d.io.place import Place
 from fusion3d.prepare.blocks import build_block, intensity_percentile
 from fusion3d.prepare.footprints import collect_footprints
 from fusion3d.prepare.ground import describe_ground
@@ -24,6 +24,7 @@ from fusion3d.prepare.scene import AlsSource, Scene
 from fusion3d.prepare.tiles import STANDARD_ATTRIBUTES, Tile, common_lattice, spill_tile
 from fusion3d.store.layout import AlsLayout, GediLayout, RasterLayout, StoreAttributes, block_name, parse_block_name
 from fusion3d.store.writer import StoreWriter
+from fusion3d.workers import Lost, Piece, Workers
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ def _guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return {"error": str(error)}
 
 
+def _failure(result: dict[str, Any], path: str | Path) -> str | None:
+    """Why a piece of work for a file failed; None where it did not."""
+    if "lost" in result:
+        return str(InputError(path, result["lost"], "give workers more memory, or leave it out"))
+    return result.get("error")
+
+
 @dataclass
 class Assembly:
     """One run over a scene: what is in the manifest is not done again."""
@@ -50,15 +58,13 @@ class Assembly:
     scene: Scene
     grid: Grid
     sources: Sources
-    work: Path
+    work: Place
+    writer: StoreWriter
     manifest: Manifest
-    jobs: int
+    workers: Workers
     bars: Progress
     set_aside: list[tuple[str, str]]
     notes: list[str]
-
-    def __post_init__(self) -> None:
-        self.writer = StoreWriter(self.work / "store")
 
     def all(self) -> StoreAttributes:
         als = self._points() if self.scene.als and self.sources.tiles else None
@@ -78,21 +84,14 @@ class Assembly:
         )
         return StoreAttributes(self.grid, als, rasters, gedi, sources)
 
-    def _each(self, title: str, work: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]], jobs: int) -> None:
+    def _each(self, title: str, work: Mapping[str, Piece], *, here: bool = False) -> None:
         """Run the pieces of work that the manifest does not have; results go to the manifest."""
         bar = self.bars.add_task(title, total=len(work))
-        todo = {name: item for name, item in work.items() if name not in self.manifest}
+        todo = {name: (_guarded, item) for name, item in work.items() if name not in self.manifest}
         self.bars.advance(bar, len(work) - len(todo))
-        if jobs == 1 or len(todo) < 2:
-            for name, (function, arguments) in todo.items():
-                self.manifest.done(name, _guarded(function, arguments))
-                self.bars.advance(bar)
-            return
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = {pool.submit(_guarded, *item): name for name, item in todo.items()}
-            for future in as_completed(futures):
-                self.manifest.done(futures[future], future.result())
-                self.bars.advance(bar)
+        for name, result in self.workers.each(todo, here=here):
+            self.manifest.done(name, {"lost": result.reason} if isinstance(result, Lost) else result)
+            self.bars.advance(bar)
 
     def _points(self) -> AlsLayout | None:
         source, tiles = self.scene.als, self.sources.tiles
@@ -103,25 +102,26 @@ class Assembly:
                 f"coordinates of {len(rounded)} of {len(tiles)} tiles are rounded to the nearest {lattice.scale[0]:g} "
                 f"(reprojected, or on another lattice): {', '.join(Path(path).name for path in rounded[:5])}"
             )
-        parts = self.work / "parts"
+        parts = Path(str(self.work / "parts"))
         self._each(
             "decode tiles",
             {
                 f"tile {number:06d}": (spill_tile, (number, tile, self.grid, lattice, source.ground_class, parts))
                 for number, tile in enumerate(tiles)
             },
-            self.jobs,
         )
-        good, read, inside, blocks = [], Counter[str](), Counter[str](), set()
+        good, read, inside = [], Counter[str](), Counter[str]()
+        blocks: dict[tuple[int, int], list[int]] = {}
         for number, tile in enumerate(tiles):
             result = self.manifest[f"tile {number:06d}"]
-            if "error" in result:
-                self.set_aside.append((tile.file.path, result["error"]))
+            if (failure := _failure(result, tile.file.path)) is not None:
+                self.set_aside.append((tile.file.path, failure))
                 continue
             good.append(number)
             read.update(result["read"])
             inside.update(result["inside"])
-            blocks |= {parse_block_name(name) for name in result["blocks"]}
+            for name in result["blocks"]:
+                blocks.setdefault(parse_block_name(name), []).append(number)
         if not good:
             return None
         if read and not inside:
@@ -140,18 +140,28 @@ class Assembly:
             describe_ground(source.normalized, source.ground_class, source.ground_buffer),
         )
         self.writer.create_points()
+        near = self._tiles_near(blocks, source.ground_buffer)
         self._each(
             "build blocks",
             {
                 f"block {block_name(*block)}": (
                     build_block,
-                    (block, good, self.grid, layout, source.normalized, source.ground_buffer, parts, self.writer),
+                    (block, near[block], self.grid, layout, source.normalized, source.ground_buffer, parts, self.writer),
                 )
                 for block in sorted(blocks)
             },
-            self.jobs,
         )
+        self.writer.tidy(block_name(*block) for block in blocks)
         return self._als_layout(layout, source, good, read, inside, sorted(blocks))
+
+    def _tiles_near(self, blocks: Mapping[tuple[int, int], list[int]], reach: float) -> dict[tuple[int, int], list[int]]:
+        """Tiles with points in each block or within `reach` metres of it, in the order of the tiles."""
+        ring = math.ceil(reach / self.grid.column)
+        near = {}
+        for block in blocks:
+            around = self.grid.blocks_in(self.grid.block_window(*block).buffered(ring))
+            near[block] = sorted({number for other in around for number in blocks.get(other, ())})
+        return near
 
     def _note_ground(self, source: AlsSource, good: list[int]) -> None:
         """Name the tiles whose heights rest on their neighbours' ground alone."""
@@ -173,15 +183,15 @@ class Assembly:
         blocks: list[tuple[int, int]],
     ) -> AlsLayout:
         results = [self.manifest[f"block {block_name(*block)}"] for block in blocks]
-        failed = [result["error"] for result in results if "error" in result]
+        failed = [text for result in results if (text := _failure(result, str(self.writer.place))) is not None]
         if failed:
-            raise StoreError(self.work, failed[0], "mend the cause and run the same command again: it resumes")
+            raise StoreError(str(self.work), failed[0], "mend the cause and run the same command again: it resumes")
         stored: Counter[str] = Counter()
         for result in results:
             stored.update(result["classes"])
         if stored != inside:
             raise StoreError(
-                self.work,
+                str(self.work),
                 f"points in {dict(inside)} and points out {dict(stored)} differ",
                 "this is a defect of fusion3d; nothing was written to the store's name",
             )
@@ -215,16 +225,17 @@ class Assembly:
             for step, window in pieces(layout, source, self.grid)
         }
         # A reader of the user's own lives in this process only.
-        self._each(name, work, jobs=1 if self.scene.rasters[name].reader else self.jobs)
+        self._each(name, work, here=self.scene.rasters[name].reader is not None)
         results = [self.manifest[key] for key in work]
-        errors = sorted({result["error"] for result in results if "error" in result})
-        self.set_aside.extend((str(source.provenance[0]) if source.provenance else name, error) for error in errors)
-        done = [result for result in results if "error" not in result]
+        path = str(source.provenance[0]) if source.provenance else name
+        failures = [_failure(result, path) for result in results]
+        errors = sorted({text for text in failures if text is not None})
+        self.set_aside.extend((path, error) for error in errors)
+        done = [result for result, failure in zip(results, failures, strict=True) if failure is None]
         layout = with_statistics(layout, done) if done else layout
         if layout.valid_fraction == 0:
             self.writer.remove_raster(name)
             if not errors:
-                path = str(source.provenance[0]) if source.provenance else name
                 self.set_aside.append(
                     (path, str(InputError(path, "has no valid pixel inside the grid", "check its place and nodata")))
                 )

@@ -5,13 +5,14 @@
     OUT.partial/manifest.jsonl    what is done
     OUT.partial/parts/            points of decoded tiles, cut by block
     OUT.partial/store/            the store in the making; becomes OUT when everything is there
+
+An object store cannot rename: there blocks are written to their final names, and the root attributes, which make a store of them,
+when everything is there.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,11 +25,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fusion3d import __version__
-from fusion3d.errors import ConfigError, CRSError, Fusion3DError, InputError, StoreError
+from fusion3d.errors import CRSError, Fusion3DError, InputError, StoreError
 from fusion3d.grid import Grid, map_crs, parse_crs, same_map_crs
 from fusion3d.io.pixels import RasterSource
+from fusion3d.io.place import Place
 from fusion3d.prepare.assembly import Assembly, Sources
 from fusion3d.prepare.footprints import footprint_bounds
+from fusion3d.prepare.manifest import NAME as MANIFEST
 from fusion3d.prepare.manifest import Manifest
 from fusion3d.prepare.rasters import bounds_in, open_source
 from fusion3d.prepare.scene import (
@@ -44,6 +47,8 @@ from fusion3d.prepare.scene import (
 from fusion3d.prepare.tiles import Tile, same_content, scan_tile, tile_bounds
 from fusion3d.store.layout import StoreAttributes
 from fusion3d.store.reader import Store
+from fusion3d.store.writer import StoreWriter, replace_folder
+from fusion3d.workers import Workers
 
 
 @dataclass
@@ -52,28 +57,37 @@ class Summary:
 
     Attributes
     ----------
-    out : path of the store
+    out : path or URL of the store
     set_aside : path and reason of each source that could not be used
     notes : what the user should know
     already_done : the store was there, made from the same inputs
     """
 
-    out: Path
+    out: str
     attributes: StoreAttributes
     set_aside: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     already_done: bool = False
 
 
-def prepare(scene: Scene, out: str | Path, *, overwrite: bool = False, jobs: int = 1, quiet: bool = False) -> Summary:
+def prepare(
+    scene: Scene,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
+    quiet: bool = False,
+) -> Summary:
     """Make a column store.
 
     Parameters
     ----------
     scene : the sources and the grid
-    out : folder of the store
+    out : folder or fsspec URL of the store
     overwrite : replace a store, or an unfinished one, that was made from other inputs
-    jobs : processes that decode tiles and build blocks
+    workers : processes of a local Dask cluster that decode tiles and build blocks; 1 is this process
+    scheduler : address of a Dask scheduler to use instead; its workers see sources and `out` under the same names
     quiet : no progress bars
 
     Returns
@@ -85,42 +99,62 @@ def prepare(scene: Scene, out: str | Path, *, overwrite: bool = False, jobs: int
     Fusion3DError
         No source is usable, there is no CRS to go by, or `out` holds something else.
     """
-    out = Path(out)
-    if jobs < 1:
-        raise ConfigError(f"--jobs must be at least 1, not {jobs}")
+    place = Place.of(out)
     als = expand(scene.als.files, POINT_SUFFIXES) if scene.als else []
     gedi = expand(scene.gedi.files, GEDI_SUFFIXES) if scene.gedi else []
     scene = with_files(scene, als, gedi)
     files = [describe_file(path) for path in [*als, *gedi, *_raster_files(scene)]]
     key = configuration_hash(scene, files, __version__)
-    work = out.with_name(out.name + ".partial")
-    if out.exists():
-        done = _finished(out, key, overwrite)
-        if done is not None:
-            return done
+    with Workers(workers, scheduler) as crew:
+        done = _finished(place, key, overwrite)
+        return done or _make(scene, place, als, gedi, files, key, crew, overwrite=overwrite, quiet=quiet)
+
+
+def _make(
+    scene: Scene,
+    out: Place,
+    als: list[str],
+    gedi: list[str],
+    files: list[dict[str, Any]],
+    key: str,
+    workers: Workers,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> Summary:
+    work = out.beside(".partial")
     _own(work)
-    if overwrite:
-        shutil.rmtree(work, ignore_errors=True)
     set_aside: list[tuple[str, str]] = []
-    sources = _check(scene, als, gedi, files, set_aside)
-    if set_aside and not (sources.tiles or sources.rasters or sources.gedi):
-        raise _nothing_left(set_aside)
     notes: list[str] = []
-    grid = _grid(scene, sources)
-    work.mkdir(parents=True, exist_ok=True)
-    with closing(Manifest(work / "manifest.jsonl", key)) as manifest, _progress(quiet) as bars:
-        run = Assembly(scene, grid, sources, work, manifest, jobs, bars, set_aside, notes)
-        attributes = replace(run.all(), configuration=configuration(scene), configuration_hash=key)
-    if not any((attributes.als, attributes.rasters, attributes.gedi)):
-        shutil.rmtree(work)
-        raise _nothing_left(set_aside)
-    attributes = replace(
-        attributes, set_aside=tuple({"path": Path(path).name, "reason": reason} for path, reason in sorted(set_aside))
-    )
-    run.writer.write_attributes(attributes)
-    _replace(work / "store", out)
-    shutil.rmtree(work)
-    return Summary(out, attributes, sorted(set_aside), notes)
+    try:
+        if overwrite:
+            work.remove()
+        sources = _check(scene, als, gedi, files, set_aside)
+        if set_aside and not (sources.tiles or sources.rasters or sources.gedi):
+            raise _nothing_left(set_aside)
+        grid = _grid(scene, sources)
+        work.make()
+        with closing(Manifest(work, key)) as manifest, _progress(quiet) as bars:
+            store = out if out.local is None else work / "store"
+            run = Assembly(scene, grid, sources, work, StoreWriter(str(store)), manifest, workers, bars, set_aside, notes)
+            attributes = replace(run.all(), configuration=configuration(scene), configuration_hash=key)
+        if not any((attributes.als, attributes.rasters, attributes.gedi)):
+            work.remove()
+            raise _nothing_left(set_aside)
+        aside = tuple({"path": Path(path).name, "reason": reason} for path, reason in sorted(set_aside))
+        attributes = replace(attributes, set_aside=aside)
+        run.writer.write_attributes(attributes)
+        if out.local is not None:
+            _replace(Path(str(store)), out.local)
+        work.remove()
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())[:160]
+        raise StoreError(
+            str(work),
+            f"cannot be written ({reason})",
+            "check the folder and the free space, and run the same command again: it resumes",
+        ) from None
+    return Summary(str(out), attributes, sorted(set_aside), notes)
 
 
 def _raster_files(scene: Scene) -> list[str]:
@@ -129,29 +163,33 @@ def _raster_files(scene: Scene) -> list[str]:
     return found + sorted(str(path) for name in names if Path(name).is_dir() for path in Path(name).rglob("*") if path.is_file())
 
 
-def _finished(out: Path, key: str, overwrite: bool) -> Summary | None:
+def _finished(out: Place, key: str, overwrite: bool) -> Summary | None:
+    """What is at `out` when it was made from the same inputs; None where it may be written."""
     try:
-        attributes = Store.open(out).attributes
+        attributes = Store.open(str(out)).attributes
     except StoreError:
-        if overwrite:
-            raise StoreError(out, "exists and is not a fusion3d store", "choose another --out; it is not overwritten") from None
-        raise StoreError(out, "exists and is not a fusion3d store", "choose another --out") from None
+        # in an object store, blocks of an unfinished store lie there
+        if not out.exists() or (out.local is None and out.beside(".partial").exists()):
+            return None
+        remedy = "choose another --out" + ("; it is not overwritten" if overwrite else "")
+        raise StoreError(str(out), "exists and is not a fusion3d store", remedy) from None
     if attributes.configuration_hash == key:
         aside = [(item["path"], item["reason"]) for item in attributes.set_aside]
-        return Summary(out, attributes, aside, already_done=True)
+        return Summary(str(out), attributes, aside, already_done=True)
+    problem = "a store of other inputs, options or version is there"
     if not overwrite:
-        raise StoreError(
-            out, "a store of other inputs, options or version is there", "pass --overwrite to replace it, or choose another --out"
-        )
+        raise StoreError(str(out), problem, "pass --overwrite to replace it, or choose another --out")
+    if out.local is None:
+        raise StoreError(str(out), problem, "an object store cannot replace it at once: remove it first, or choose another --out")
     return None
 
 
-def _own(work: Path) -> None:
+def _own(work: Place) -> None:
     """Refuse a work folder that is not one of `prepare`: it would be deleted in the end."""
-    names = {path.name for path in work.iterdir()} if work.exists() else set()
-    if names - {"lock"} and "manifest.jsonl" not in names:
+    names = set(work.names())
+    if names - {"lock"} and MANIFEST not in names:
         raise StoreError(
-            work, "exists and is not the unfinished work of `fusion3d prepare`", "move it away, or choose another --out"
+            str(work), "exists and is not the unfinished work of `fusion3d prepare`", "move it away, or choose another --out"
         )
 
 
@@ -162,30 +200,30 @@ def _nothing_left(set_aside: list[tuple[str, str]]) -> Fusion3DError:
 
 
 def _replace(new: Path, out: Path) -> None:
-    if not out.exists():
+    if out.exists():
+        replace_folder(new, out)
+    else:
         os.replace(new, out)
-        return
-    old = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    os.replace(out, old)
-    os.replace(new, out)
-    shutil.rmtree(old)
 
 
 def _check(
     scene: Scene, als: list[str], gedi: list[str], files: list[dict[str, Any]], set_aside: list[tuple[str, str]]
 ) -> Sources:
     tiles: list[Tile] = []
+    alike: dict[tuple[Any, ...], list[Tile]] = {}
     rasters: dict[str, RasterSource] = {}
     for path in als:
         try:
             assert scene.als is not None
             tile = scan_tile(path, scene.als, scene.crs)
-            twin = next((other for other in tiles if same_content(tile.file, other.file)), None)
+            others = alike.setdefault((tile.file.count, tile.file.bounds, tile.file.z_bounds), [])
+            twin = next((other for other in others if same_content(tile.file, other.file)), None)
             if twin is not None:
                 raise InputError(
                     path, f"is the same file as {twin.file.path}", "leave one of them out: its points would count twice"
                 )
             tiles.append(tile)
+            others.append(tile)
         except Fusion3DError as error:
             set_aside.append((path, str(error)))
     for name, item in sorted(scene.rasters.items()):

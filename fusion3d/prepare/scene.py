@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import glob
 import hashlib
 import json
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from fsspec.core import url_to_fs
 
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.io.place import is_url, reaching
 
 RASTER_KINDS = ("reflectance", "backscatter", "continuous", "classes")
 POINT_SUFFIXES = (".las", ".laz")
@@ -152,7 +155,7 @@ def _with_files(item: Any, base: Path) -> dict[str, Any]:
     files = item["files"]
     names = [files] if isinstance(files, str) else files
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        names = [str(base / name) for name in names]
+        names = [name if is_url(name) else str(base / name) for name in names]
     item = {**item, "files": names}
     for key in ("bands", "reader"):
         value = item.get(key)
@@ -211,24 +214,53 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def expand(patterns: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
-    """Files behind paths, folders and patterns, sorted, each once; `InputError` for one that matches nothing."""
+    """Files behind paths, folders, patterns and fsspec URLs of them, sorted, each once.
+
+    Raises
+    ------
+    InputError
+        One matches nothing, or its place cannot be reached.
+    """
     found: dict[str, None] = {}
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            matches = sorted(str(item) for item in path.iterdir() if item.suffix.lower() in suffixes)
-        elif path.exists():
-            matches = [pattern]
-        else:
-            matches = sorted(glob.glob(pattern, recursive=True))
+        matches = _remote_files(pattern, suffixes) if is_url(pattern) else _local_files(pattern, suffixes)
         if not matches:
             raise InputError(pattern, "no such file", "check the path or the pattern")
         found.update(dict.fromkeys(matches))
     return sorted(found)
 
 
+def _local_files(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
+    path = Path(pattern)
+    if path.is_dir():
+        return [str(item) for item in path.iterdir() if item.suffix.lower() in suffixes]
+    return [pattern] if path.exists() else glob.glob(pattern, recursive=True)
+
+
+def _remote_files(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Web servers list no folders: there a URL is a file."""
+    if pattern.startswith(("http://", "https://")):
+        return [pattern]
+    with reaching(pattern):
+        fs, path = url_to_fs(pattern)
+        if glob.has_magic(path):
+            names = fs.glob(path)
+        elif fs.isdir(path):
+            names = [name for name in fs.ls(path, detail=False) if name.lower().endswith(suffixes)]
+        else:
+            names = [path] if fs.exists(path) else []
+        return [str(fs.unstrip_protocol(name)) for name in names]
+
+
 def describe_file(path: str) -> dict[str, Any]:
     """Name, size and modification time (ns) of a source: what provenance and resume go by."""
+    if is_url(path):
+        with reaching(path):
+            fs, name = url_to_fs(path)
+            facts = fs.info(name)
+            changed = facts.get("LastModified") or facts.get("mtime") or facts.get("created")
+            when = changed.timestamp() if isinstance(changed, datetime.datetime) else float(changed or 0)
+            return {"path": path, "size": int(facts.get("size") or 0), "mtime_ns": round(when * 1e9)}
     try:
         stat = Path(path).stat()
     except OSError as error:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from fusion3d.errors import StoreError
 from fusion3d.grid import Grid
@@ -28,7 +28,8 @@ FORMAT = 1
 ROOT_KEY = "fusion3d"
 POINT_CHUNK = 1 << 18
 RASTER_CHUNK_BYTES = 16 << 20
-COMPRESSOR = ZstdCodec(level=3)
+COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
+"""Of every array: what is stored of a chunk ends in its checksum, which is checked whenever it is read."""
 
 
 def block_name(block_row: int, block_col: int) -> str:

@@ -17,6 +17,7 @@ from fusion3d.errors import StoreError
 from fusion3d.grid import Grid, Window
 from fusion3d.io.bands import Band
 from fusion3d.io.gedi import FootprintFilter, FootprintTable
+from fusion3d.io.place import Place, reaching
 from fusion3d.store.layout import ROOT_KEY, AlsLayout, RasterLayout, StoreAttributes, block_name, parse_block_name
 from fusion3d.store.writer import FOOTPRINT_COLUMNS
 
@@ -79,14 +80,19 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
+        place = Place.of(path)
+        with reaching(self.path):
+            unfinished = place.beside(".partial").exists()
         try:
-            self._root: Any = zarr.open_group(self.path, mode="r", zarr_format=3)
+            self._root: Any = zarr.open_group(str(place), mode="r", zarr_format=3)
+            raw = self._root.attrs.get(ROOT_KEY)
         except (FileNotFoundError, KeyError, ValueError, zarr.errors.GroupNotFoundError):
-            partial = Path(f"{self.path}.partial")
-            if partial.exists():
-                raise StoreError(path, "not finished", "run the same `fusion3d prepare` command again: it resumes") from None
-            raise StoreError(path, "no column store there", "make one with `fusion3d prepare`") from None
-        raw = self._root.attrs.get(ROOT_KEY)
+            raw = None
+            self._root = None
+        if unfinished and raw is None:
+            raise StoreError(path, "not finished", "run the same `fusion3d prepare` command again: it resumes")
+        if self._root is None:
+            raise StoreError(path, "no column store there", "make one with `fusion3d prepare`")
         if not isinstance(raw, dict):
             raise StoreError(path, "a Zarr group, but not a fusion3d store", "make one with `fusion3d prepare`")
         self.attributes = StoreAttributes.from_json(self.path, raw)

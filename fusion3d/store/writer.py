@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ import zarr
 
 from fusion3d.grid import Window
 from fusion3d.io.gedi import FootprintTable
-from fusion3d.store.layout import COMPRESSOR, POINT_CHUNK, ROOT_KEY, RasterLayout, StoreAttributes, block_name, raster_chunk
+from fusion3d.io.place import Place
+from fusion3d.store.layout import COMPRESSORS, POINT_CHUNK, ROOT_KEY, RasterLayout, StoreAttributes, block_name, raster_chunk
 
 Array = npt.NDArray[Any]
 
@@ -36,16 +40,16 @@ FOOTPRINT_COLUMNS = (
 
 
 class StoreWriter:
-    """Writes into a local folder that is not yet the finished store (the caller renames it when all is done).
+    """Writes what is not yet a finished store: that it becomes with `write_attributes`, or when the caller renames its folder.
 
     Parameters
     ----------
-    path : folder of the unfinished store
+    path : folder or fsspec URL of the unfinished store
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.root: Any = zarr.open_group(str(path), mode="a", zarr_format=3)
+    def __init__(self, path: str | Path) -> None:
+        self.place = Place.of(path)
+        self.root: Any = zarr.open_group(str(self.place), mode="a", zarr_format=3)
 
     def write_attributes(self, attributes: StoreAttributes) -> None:
         self.root.attrs.put({ROOT_KEY: attributes.to_json()})
@@ -55,21 +59,30 @@ class StoreWriter:
         self.root.require_group("als")
 
     def write_block(self, block: tuple[int, int], arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
-        """Write one block of points under a temporary name, then rename it; `create_points` comes before.
+        """Write one block of points under a temporary name, then rename it (in an object store, which cannot rename, it counts
+        when the caller says that it is done); `create_points` comes before.
 
         Parameters
         ----------
         arrays : x, y, z int32 (or int64) [N], height float32 [N], offsets int64 [columns + 1] and the stored attributes [N]
         attributes : anchor (three integers of the lattice) and window (row, col, rows, cols)
         """
-        temporary, final = self.path / "als" / f".{block_name(*block)}", self.path / "als" / block_name(*block)
-        shutil.rmtree(temporary, ignore_errors=True)
-        group = zarr.open_group(str(temporary), mode="w", zarr_format=3)
+        final = self.place / "als" / block_name(*block)
+        # Another process may be at the same block, when this one was thought to be dead.
+        draft = final if final.local is None else self.place / "als" / f".{block_name(*block)}.{uuid.uuid4().hex[:8]}"
+        group = zarr.open_group(str(draft), mode="w", zarr_format=3)
         for name in sorted(arrays):
             _write_array(group, name, arrays[name], POINT_CHUNK)
         group.attrs.put(dict(attributes))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
+        if draft.local is not None and final.local is not None:
+            replace_folder(draft.local, final.local)
+
+    def tidy(self, blocks: Iterable[str]) -> None:
+        """Remove what killed processes left beside the blocks of these names."""
+        kept = {"zarr.json", *blocks}
+        for name in (self.place / "als").names():
+            if name not in kept:
+                (self.place / "als" / name).remove()
 
     def create_raster(self, name: str, layout: RasterLayout) -> None:
         """Create the arrays of a raster sensor, unless a broken run already did."""
@@ -79,11 +92,11 @@ class StoreWriter:
         chunks = (1, shape[1], min(side, shape[2]), min(side, shape[3]))
         for array, dtype in (("values", layout.dtype), ("valid", "bool")):
             if array not in group:
-                group.create_array(array, shape=shape, chunks=chunks, dtype=dtype, compressors=COMPRESSOR, fill_value=0)
+                group.create_array(array, shape=shape, chunks=chunks, dtype=dtype, compressors=COMPRESSORS, fill_value=0)
 
     def remove_raster(self, name: str) -> None:
         """Remove a raster sensor that turned out to hold nothing."""
-        shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.place / name).remove()
 
     def write_raster(self, name: str, step: int, window: Window, values: Array, valid: Array) -> None:
         """Write pixels [C, h, w] of one date; `window` counts pixels."""
@@ -94,7 +107,7 @@ class StoreWriter:
 
     def write_footprints(self, table: FootprintTable) -> None:
         """Write the footprint table, shot numbers as uint64, profiles as ragged rows."""
-        shutil.rmtree(self.path / "gedi", ignore_errors=True)
+        (self.place / "gedi").remove()
         group = self.root.require_group("gedi")
         for name in FOOTPRINT_COLUMNS:
             _write_array(group, name, np.asarray(getattr(table, name)), POINT_CHUNK)
@@ -110,6 +123,21 @@ def _write_array(group: zarr.Group, name: str, values: Array, chunk: int) -> Non
     if values.dtype.kind in "US":
         values = values.astype("U16")
     chunks = (max(1, min(chunk, len(values))), *values.shape[1:])
-    array = group.create_array(name, shape=values.shape, chunks=chunks, dtype=values.dtype, compressors=COMPRESSOR)
+    array = group.create_array(name, shape=values.shape, chunks=chunks, dtype=values.dtype, compressors=COMPRESSORS)
     if values.size:
         array[...] = values
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Give a folder the name of another, which goes if it is there."""
+    while True:
+        aside = old.with_name(f".{old.name}.{uuid.uuid4().hex}")
+        try:
+            os.replace(new, old)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        with suppress(FileNotFoundError):
+            os.replace(old, aside)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -22,7 +22,7 @@ def test_a_treesat_patch_is_prepared_by_its_scene_file(data_dir, tmp_path):
         shutil.copy(data_dir / "treesat_ts_de" / f"{NAME}{suffix}", tmp_path)
     shutil.copy(EXAMPLES / "treesat_reader.py", tmp_path)
     (tmp_path / "scene.yaml").write_text((EXAMPLES / "treesat.yaml").read_text().replace("NAME", NAME))
-    summary = prepare(read_scene(tmp_path / "scene.yaml"), tmp_path / "scene.zarr", quiet=True, jobs=2)
+    summary = prepare(read_scene(tmp_path / "scene.yaml"), tmp_path / "scene.zarr", quiet=True, workers=2)
     assert not summary.set_aside
     store = Store.open(summary.out)
     assert store.sensors == ("aerial", "s1_asc", "s1_des", "s2")

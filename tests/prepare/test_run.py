@@ -19,6 +19,7 @@ import rasterio
 from fusion3d.errors import CRSError, Fusion3DError, StoreError
 from fusion3d.grid import Window
 from fusion3d.io.las_writer import write_points
+from fusion3d.io.place import Place
 from fusion3d.prepare.manifest import Manifest
 from fusion3d.prepare.run import prepare
 from fusion3d.prepare.scene import AlsSource, RasterInput, Scene
@@ -103,7 +104,7 @@ def test_block_size_does_not_change_what_is_stored(tiles, tmp_path):
 
 def test_processes_do_not_change_a_byte(tiles, tmp_path):
     prepare(scene(tiles), tmp_path / "one.zarr", quiet=True)
-    prepare(scene(tiles), tmp_path / "two.zarr", quiet=True, jobs=2)
+    prepare(scene(tiles), tmp_path / "two.zarr", quiet=True, workers=2)
     assert same_folder(tmp_path / "one.zarr", tmp_path / "two.zarr")
 
 
@@ -379,7 +380,7 @@ def test_bounds_that_miss_the_tiles_are_the_reason_that_is_told(tiles, tmp_path)
 
 def test_a_second_run_on_the_same_store_is_refused_while_the_first_is_at_work(tiles, tmp_path):
     (tmp_path / "scene.zarr.partial").mkdir()
-    first = Manifest(tmp_path / "scene.zarr.partial" / "manifest.jsonl", "key")
+    first = Manifest(Place.of(tmp_path / "scene.zarr.partial"), "key")
     with pytest.raises(StoreError, match="another run"):
         prepare(scene(tiles), tmp_path / "scene.zarr", quiet=True)
     first.close()

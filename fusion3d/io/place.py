@@ -1,0 +1,125 @@
+"""Folders on this machine or in an object store, by path or fsspec URL."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from fusion3d.errors import InputError
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a path is an fsspec URL of something that is not this machine's file system."""
+    return "://" in str(path) and not str(path).startswith("file://")
+
+
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Turn what a remote file system raises into an `InputError` about the URL."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(url, "no such file", "check the URL") from None
+    except (ImportError, ValueError) as error:
+        raise InputError(url, f"cannot be reached ({_short(error)})", "install what it needs (s3: `pip install s3fs`)") from None
+    except Exception as error:  # each file system has errors of its own
+        raise InputError(url, f"cannot be reached ({_short(error)})", "check the URL, the access keys and the network") from None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder, or a file in one.
+
+    Parameters
+    ----------
+    url : local path, or fsspec URL such as s3://bucket/folder
+    """
+
+    url: str
+
+    @classmethod
+    def of(cls, path: str | Path) -> Place:
+        return cls(str(path).removeprefix("file://").rstrip("/") or "/")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(f"{self.url}/{name}")
+
+    def beside(self, suffix: str) -> Place:
+        """The place of the same name with something added."""
+        return Place(self.url + suffix)
+
+    @property
+    def local(self) -> Path | None:
+        """The path on this machine; None in an object store."""
+        return None if is_url(self.url) else Path(self.url)
+
+    @cached_property
+    def _found(self) -> tuple[Any, str]:
+        fs, path = url_to_fs(self.url)
+        # other processes write here too
+        fs.use_listings_cache = False
+        fs.invalidate_cache()
+        return fs, path
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        return self._found[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url}
+
+    def exists(self) -> bool:
+        fs, path = self._found
+        fs.invalidate_cache()
+        return bool(fs.exists(path))
+
+    def names(self) -> list[str]:
+        """Names of what a folder holds, sorted; none where there is no folder."""
+        fs, path = self._found
+        fs.invalidate_cache()
+        try:
+            found = fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        # object stores list an empty folder as an entry of its own
+        return sorted({str(item).rstrip("/").rsplit("/", 1)[-1] for item in found if str(item).strip("/") != path.strip("/")})
+
+    def make(self) -> None:
+        """Make the folder, where folders are things of their own."""
+        if self.local is not None:
+            self.local.mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder and what it holds; nothing where it is not there."""
+        if self.local is not None:
+            shutil.rmtree(self.local, ignore_errors=True)
+        elif self.exists():
+            fs, path = self._found
+            fs.rm(path, recursive=True)
+
+    def read(self) -> bytes:
+        """Bytes of the file; FileNotFoundError where there is none."""
+        fs, path = self._found
+        return bytes(fs.cat_file(path))
+
+    def write(self, data: bytes) -> None:
+        """Write the file; on an object store it is whole or not there."""
+        fs, path = self._found
+        fs.pipe_file(path, data)
