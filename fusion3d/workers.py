@@ -159,6 +159,9 @@ class Workers:
             return self._client
         from distributed import Client, LocalCluster
 
+        for name in ("distributed", "distributed.client", "asyncio"):
+            # what matters is raised; these print the tracebacks of connections
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         if self.scheduler is None:
             page = ":0" if importlib.util.find_spec("bokeh") else None
             self._cluster = LocalCluster(
