@@ -133,7 +133,8 @@ def grow(sizes: Sequence[int], density: float, workers: int, folder: Path) -> It
             watch.close()
         further = "-" if before is None else f"{(watch.cpu - before[1]) / (size - before[0]):.3f}"
         points = size * int(density * SIDE**2)
-        yield f"| {size} | {points / 1e6:.1f} M | {wall:.1f} | {watch.cpu:.1f} | {further} | {watch.own >> 20} | {watch.worker >> 20} |"
+        memory = f"{watch.own >> 20} | {watch.worker >> 20}"
+        yield f"| {size} | {points / 1e6:.1f} M | {wall:.1f} | {watch.cpu:.1f} | {further} | {memory} |"
         before = size, watch.cpu
 
 

@@ -114,6 +114,7 @@ def prepare(
     """Raw files to a column store: one decode and one pass per tile, resumable, bad files set aside."""
     from dataclasses import replace
 
+    from fusion3d.prepare.folders import sort_inputs
     from fusion3d.prepare.run import prepare as run
     from fusion3d.prepare.scene import AlsSource, GediInput, RasterInput, Scene, read_scene
     from fusion3d.prepare.summary import summary_lines
@@ -134,26 +135,24 @@ def prepare(
         for key, value in (("crs", crs), ("column", column), ("voxel", voxel), ("block", block), ("bounds", bounds))
         if value is not None
     }
+    notes: list[str] = []
     scenes = [item for item in inputs if item.lower().endswith((".yaml", ".yml"))]
     if scenes:
         if len(inputs) > 1 or named or gedi or normalized or attribute:
             raise ConfigError("a scene file names every source: put the other files into it")
         scene = replace(read_scene(scenes[0]), **options)
     else:
-        footprints = [*(gedi or []), *(item for item in inputs if item.lower().endswith((".h5", ".hdf5")))]
-        tiles = [item for item in inputs if item not in footprints]
-        stray = [item for item in tiles if item.lower().endswith((".tif", ".tiff", ".jp2", ".vrt"))]
-        if stray:
-            raise ConfigError(
-                f"{stray[0]} is a raster: say of which sensor with --ortho, --s2, --s1, --hsi or --raster NAME=PATH"
-            )
+        found = sort_inputs(inputs)
+        footprints, tiles = [*(gedi or []), *found.footprints], found.tiles
         als = AlsSource(tuple(tiles), normalized=normalized, attributes=tuple(attribute or ())) if tiles else None
         rasters = {
             name: RasterInput(files, kind=kinds.get(name, "reflectance"), bands=sidecars.get(name))
             for name, files in named.items()
         }
         scene = Scene(als, rasters, GediInput(tuple(footprints)) if footprints else None, **options)
+        notes = found.notes
     summary = run(scene, store, overwrite=overwrite, workers=workers, scheduler=scheduler, quiet=quiet)
+    summary.notes += notes
     for line in summary_lines(summary):
         out.print(line, markup=False)
     if summary.set_aside:

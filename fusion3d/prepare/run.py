@@ -13,27 +13,25 @@ when everything is there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pyproj import CRS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fusion3d import __version__
-from fusion3d.errors import CRSError, Fusion3DError, InputError, StoreError
-from fusion3d.grid import Grid, map_crs, parse_crs, same_map_crs
+from fusion3d.errors import Fusion3DError, InputError, StoreError
+from fusion3d.grid import map_crs
 from fusion3d.io.pixels import RasterSource
 from fusion3d.io.place import Place
 from fusion3d.prepare.assembly import Assembly, Sources
-from fusion3d.prepare.footprints import footprint_bounds
 from fusion3d.prepare.manifest import NAME as MANIFEST
 from fusion3d.prepare.manifest import Manifest
-from fusion3d.prepare.rasters import bounds_in, open_source
+from fusion3d.prepare.placing import common_crs, place_grid
+from fusion3d.prepare.rasters import open_source
 from fusion3d.prepare.scene import (
     GEDI_SUFFIXES,
     POINT_SUFFIXES,
@@ -44,7 +42,7 @@ from fusion3d.prepare.scene import (
     expand,
     with_files,
 )
-from fusion3d.prepare.tiles import Tile, same_content, scan_tile, tile_bounds
+from fusion3d.prepare.tiles import Tile, same_content, scan_tile
 from fusion3d.store.layout import StoreAttributes
 from fusion3d.store.reader import Store
 from fusion3d.store.writer import StoreWriter, replace_folder
@@ -132,7 +130,8 @@ def _make(
         sources = _check(scene, als, gedi, files, set_aside)
         if set_aside and not (sources.tiles or sources.rasters or sources.gedi):
             raise _nothing_left(set_aside)
-        grid = _grid(scene, sources)
+        grid, tiles = place_grid(scene, sources, set_aside, notes)
+        sources = replace(sources, tiles=tiles)
         work.make()
         with closing(Manifest(work, key)) as manifest, _progress(quiet) as bars:
             store = out if out.local is None else work / "store"
@@ -226,67 +225,14 @@ def _check(
             others.append(tile)
         except Fusion3DError as error:
             set_aside.append((path, str(error)))
+    crs = common_crs(tiles)
+    common = None if crs is None else map_crs(crs).to_wkt()
     for name, item in sorted(scene.rasters.items()):
         try:
-            rasters[name] = open_source(name, item, scene.crs or _first_crs(tiles))
+            rasters[name] = open_source(name, item, scene.crs or common)
         except Fusion3DError as error:
             set_aside.append((item.files[0], str(error)))
     return Sources(tiles, rasters, gedi, files)
-
-
-def _first_crs(tiles: list[Tile]) -> str | None:
-    return map_crs(tiles[0].crs).to_wkt() if tiles else None
-
-
-def _grid(scene: Scene, sources: Sources) -> Grid:
-    crs = _grid_crs(scene, sources)
-    options: dict[str, Any] = {"column": scene.column, "voxel": scene.voxel, "block": scene.block}
-    if scene.bounds is not None:
-        return Grid.covering(crs, scene.bounds, **options, closed=False)
-    if sources.tiles:
-        return Grid.covering(crs, _union(tile_bounds(tile, crs) for tile in sources.tiles if tile.file.count), **options)
-    if sources.rasters:
-        return Grid.covering(crs, _union(bounds_in(source, crs) for source in sources.rasters.values()), **options, closed=False)
-    return Grid.covering(crs, _union(footprint_bounds(sources.gedi, crs)), **options)
-
-
-def _grid_crs(scene: Scene, sources: Sources) -> CRS:
-    if scene.crs is not None:
-        return parse_crs(scene.crs)
-    crs: CRS | None
-    if sources.tiles:
-        path, crs = sources.tiles[0].file.path, sources.tiles[0].crs
-        other = next((tile for tile in sources.tiles if not same_map_crs(tile.crs, crs)), None)
-        if other is not None:
-            raise CRSError(
-                other.file.path,
-                f"is in {map_crs(other.crs).name}, {path} in {map_crs(crs).name}",
-                "say with --crs which one the grid shall have, or prepare them apart",
-            )
-    elif sources.rasters:
-        source = next(iter(sources.rasters.values()))
-        path, crs = str(source.provenance[0]) if source.provenance else "raster", source.crs
-    else:
-        raise CRSError(
-            sources.gedi[0],
-            "footprints are in degrees, the grid needs metres",
-            "pass --crs with a projected CRS, for instance the UTM zone",
-        )
-    if crs is None:
-        raise CRSError(path, "the file has no CRS", "pass its CRS with --crs, for instance --crs EPSG:2154")
-    try:
-        Grid.covering(crs, (0.0, 0.0, 0.0, 0.0))
-    except CRSError as error:
-        raise CRSError(path, error.problem, error.remedy) from None
-    return map_crs(crs)
-
-
-def _union(rectangles: Iterable[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
-    rows = np.array(list(rectangles), dtype=np.float64).reshape(-1, 4)
-    if len(rows) == 0:
-        raise InputError(None, "the sources hold no points, pixels or footprints", "check the files, or pass --bounds")
-    low, high = rows[:, :2].min(axis=0), rows[:, 2:].max(axis=0)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
 @contextmanager

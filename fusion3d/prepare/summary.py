@@ -9,12 +9,14 @@ from fusion3d.prepare.run import Summary
 from fusion3d.store.layout import StoreAttributes
 from fusion3d.store.reader import Store
 
+_MANY, _SHOWN = 5, 50
+
 
 def summary_lines(summary: Summary) -> list[str]:
     """What a run did, the last line says where the result is."""
     lines = content_lines(summary.attributes)
     lines += [f"note: {note}" for note in summary.notes]
-    lines += [f"set aside: {reason}" for _, reason in summary.set_aside]
+    lines += set_aside_lines(summary.set_aside)
     if summary.already_done:
         return [*lines, f"nothing to do: {summary.out} was made from the same inputs"]
     if summary.attributes.als is not None:
@@ -25,10 +27,28 @@ def summary_lines(summary: Summary) -> list[str]:
     return [*lines, f"store: {summary.out}"]
 
 
+def set_aside_lines(set_aside: list[tuple[str, str]]) -> list[str]:
+    """A line for each file that was set aside with its reason, and one for those of the same reason where they are many."""
+    alike: dict[str, list[str]] = {}
+    for path, reason in set_aside:
+        # a reason begins with the path, or with more of it
+        before, found, after = reason.partition(f"{Path(path).name}: ")
+        alike.setdefault(after if found else reason, []).append(f"{before}{found}".removesuffix(": "))
+    lines = []
+    for reason, names in alike.items():
+        if len(names) < _MANY:
+            lines += [f"set aside: {name}: {reason}" if name else f"set aside: {reason}" for name in names]
+        else:
+            lines.append(f"set aside: {len(names)} files: {reason}")
+            shown = ", ".join(Path(name).name for name in names[:_SHOWN])
+            lines.append(f"           {shown}{', ...' if len(names) > _SHOWN else ''}")
+    return lines
+
+
 def describe_store(path: str | Path) -> str:
     """The content of a store."""
     attributes = Store.open(path).attributes
-    aside = [f"set aside: {item['reason']}" for item in attributes.set_aside]
+    aside = set_aside_lines([(item["path"], item["reason"]) for item in attributes.set_aside])
     return "\n".join([f"{path}: fusion3d column store", *content_lines(attributes), *aside])
 
 

@@ -359,12 +359,6 @@ def test_very_fine_scales_do_not_wrap_around(tmp_path):
     np.testing.assert_allclose(opened.grid.x0 + column * 10.0 + points.offset[:, 0], x, atol=1e-4)
 
 
-def test_tiles_in_several_crs_are_refused_unless_one_is_named(tiles, tmp_path):
-    other = write_tile(tmp_path / "other.laz", 500000.0, 5400000.0, crs="EPSG:32631")
-    with pytest.raises(CRSError, match="--crs"):
-        prepare(scene([*tiles, other]), tmp_path / "scene.zarr", quiet=True)
-
-
 def test_a_tile_given_twice_is_set_aside_once(tiles, tmp_path):
     (tmp_path / "copy.laz").write_bytes(Path(tiles[0]).read_bytes())
     summary = prepare(scene([*tiles, tmp_path / "copy.laz"]), tmp_path / "scene.zarr", quiet=True)

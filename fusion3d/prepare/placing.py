@@ -1,0 +1,153 @@
+"""Where the grid of a store lies: its CRS, its extent, and which tiles have no place on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from pyproj import CRS, Transformer
+
+from fusion3d.errors import CRSError, InputError
+from fusion3d.grid import Grid, map_crs, parse_crs, same_map_crs
+from fusion3d.prepare.assembly import Sources
+from fusion3d.prepare.footprints import footprint_bounds
+from fusion3d.prepare.rasters import bounds_in
+from fusion3d.prepare.scene import Scene
+from fusion3d.prepare.tiles import Tile, tile_bounds
+
+Box = tuple[float, float, float, float]
+
+_BEYOND = 3.0
+"""Degrees outside of the area of use of a CRS that it still serves: half a UTM zone."""
+_NAMED = 5
+
+
+def place_grid(scene: Scene, sources: Sources, set_aside: list[tuple[str, str]], notes: list[str]) -> tuple[Grid, list[Tile]]:
+    """The grid of a scene, and the tiles that reach into it.
+
+    Parameters
+    ----------
+    set_aside, notes : are told which tiles lie in another part of the world, and which CRS was chosen
+
+    Raises
+    ------
+    InputError, CRSError
+        There is no CRS to go by, or nothing has a place.
+    """
+    crs = _grid_crs(scene, sources, notes)
+    tiles = _near(sources.tiles, crs, set_aside)
+    options: dict[str, Any] = {"column": scene.column, "voxel": scene.voxel, "block": scene.block}
+    if scene.bounds is not None:
+        grid = Grid.covering(crs, scene.bounds, **options, closed=False)
+        inside = [tile for tile in tiles if not tile.file.count or _meet(tile_bounds(tile, crs), grid.bounds(grid.window))]
+        if tiles and not inside and not sources.rasters and not sources.gedi:
+            raise InputError(tiles[0].file.path, "no point of any tile lies inside the grid", "check --bounds and --crs")
+        if len(inside) < len(tiles):
+            notes.append(f"{len(tiles) - len(inside)} of {len(tiles)} tiles lie outside of the bounds and are not read")
+        return grid, inside
+    if tiles:
+        return Grid.covering(crs, _union(tile_bounds(tile, crs) for tile in tiles if tile.file.count), **options), tiles
+    if sources.rasters:
+        union = _union(bounds_in(source, crs) for source in sources.rasters.values())
+        return Grid.covering(crs, union, **options, closed=False), tiles
+    return Grid.covering(crs, _union(footprint_bounds(sources.gedi, crs)), **options), tiles
+
+
+def common_crs(tiles: list[Tile]) -> CRS | None:
+    """The CRS of most tiles, of the first of them where several are as common; None without tiles."""
+    kinds: list[tuple[CRS, list[Tile]]] = []
+    for tile in tiles:
+        same = next((members for crs, members in kinds if same_map_crs(crs, tile.crs)), None)
+        if same is None:
+            kinds.append((tile.crs, [tile]))
+        else:
+            same.append(tile)
+    return max(kinds, key=lambda kind: len(kind[1]))[0] if kinds else None
+
+
+def _grid_crs(scene: Scene, sources: Sources, notes: list[str]) -> CRS:
+    if scene.crs is not None:
+        return parse_crs(scene.crs)
+    crs = common_crs(sources.tiles)
+    if crs is not None:
+        path = next(tile.file.path for tile in sources.tiles if tile.crs is crs)
+        others = Counter(map_crs(tile.crs).name for tile in sources.tiles if not same_map_crs(tile.crs, crs))
+        if others:
+            named = ", ".join(f"{name} ({count})" for name, count in others.most_common(_NAMED))
+            notes.append(
+                f"the grid is in {map_crs(crs).name}, the CRS of most tiles; {sum(others.values())} of {len(sources.tiles)} are "
+                f"in others: {named}; choose with --crs"
+            )
+    elif sources.rasters:
+        source = next(iter(sources.rasters.values()))
+        path, crs = str(source.provenance[0]) if source.provenance else "raster", source.crs
+    else:
+        raise CRSError(
+            sources.gedi[0],
+            "footprints are in degrees, the grid needs metres",
+            "pass --crs with a projected CRS, for instance the UTM zone",
+        )
+    if crs is None:
+        raise CRSError(path, "the file has no CRS", "pass its CRS with --crs, for instance --crs EPSG:2154")
+    try:
+        Grid.covering(crs, (0.0, 0.0, 0.0, 0.0))
+    except CRSError as error:
+        raise CRSError(path, error.problem, error.remedy) from None
+    return map_crs(crs)
+
+
+def _near(tiles: list[Tile], crs: CRS, set_aside: list[tuple[str, str]]) -> list[Tile]:
+    """Tiles without those that lie where the CRS of the grid does not reach; all, where none is near.
+
+    Far outside of its area of use a projection gives numbers without meaning, and a grid of half the globe.
+    """
+    near = [tile for tile in tiles if not _far(tile, crs)]
+    if not near:
+        return tiles
+    for tile in tiles:
+        if tile not in near:
+            own = "which it is taken to be in" if tile.file.crs is None else f"it is in {map_crs(tile.crs).name}"
+            error = CRSError(
+                tile.file.path,
+                f"lies far outside of where {map_crs(crs).name}, the CRS of the grid, is used ({own})",
+                "check its CRS, or prepare it apart",
+            )
+            set_aside.append((tile.file.path, str(error)))
+    return near
+
+
+def _far(tile: Tile, crs: CRS) -> bool:
+    area = _area_of_use(map_crs(crs))
+    if area is None or not tile.file.count:
+        return False
+    west, south, east, north = tile.file.bounds
+    to_degrees = Transformer.from_crs(map_crs(tile.crs), CRS.from_epsg(4326), always_xy=True)
+    longitude, latitude = to_degrees.transform((west + east) / 2, (south + north) / 2)
+    if not (np.isfinite(longitude) and np.isfinite(latitude)):
+        return True
+    middle = (area.west + area.east) / 2 if area.west <= area.east else (area.west + area.east + 360) / 2
+    half = (area.east - area.west) % 360 / 2 if (area.east - area.west) % 360 else 180.0
+    apart = abs((longitude - middle + 180) % 360 - 180)
+    return bool(apart > half + _BEYOND or latitude < area.south - _BEYOND or latitude > area.north + _BEYOND)
+
+
+def _area_of_use(crs: CRS) -> Any:
+    """Files state a CRS without its area: that is looked up by its code."""
+    if crs.area_of_use is not None:
+        return crs.area_of_use
+    code = crs.to_epsg()
+    return None if code is None else CRS.from_epsg(code).area_of_use
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
+
+
+def _union(rectangles: Iterable[Box]) -> Box:
+    rows = np.array(list(rectangles), dtype=np.float64).reshape(-1, 4)
+    if len(rows) == 0:
+        raise InputError(None, "the sources hold no points, pixels or footprints", "check the files, or pass --bounds")
+    low, high = rows[:, :2].min(axis=0), rows[:, 2:].max(axis=0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
