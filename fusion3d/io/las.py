@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from pyproj import CRS
 
 from fusion3d.errors import InputError
 from fusion3d.io import copc, laz
+from fusion3d.io.binary_file import SEQUENTIAL, open_binary
 from fusion3d.io.crs import crs_of_records
-from fusion3d.io.las_header import LasHeader, read_header
+from fusion3d.io.las_header import LasHeader, header_of
 from fusion3d.io.las_writer import write_points
 
 __all__ = [
@@ -132,16 +134,26 @@ def open_points(path: str | Path, *, check: bool = True) -> PointFile:
     CRSError
         Its CRS cannot be understood, or its WKT and its GeoTIFF keys contradict each other.
     """
-    header = read_header(path)
-    octree = copc.is_copc(header)
+    with open_binary(path) as source:
+        header = header_of(source, os.fspath(path))
+        if header.compressed and check:
+            if copc.is_copc(header):
+                copc.read_nodes(source, header)
+            else:
+                laz.read_chunk_table(source, header)
+    return point_file(header)
+
+
+def point_file(header: LasHeader) -> PointFile:
+    """What a checked header says, its LASzip record and its CRS understood.
+
+    Raises
+    ------
+    InputError, CRSError
+        As `open_points`.
+    """
     if header.compressed:
         laz.laszip_record(header)
-        if check:
-            with open(header.path, "rb") as source:
-                if octree:
-                    copc.read_nodes(source, header)
-                else:
-                    laz.read_chunk_table(source, header)
     layout = header.layout
     xmin, ymin, zmin, xmax, ymax, zmax = header.bounds
     absent = laz.undecodable(layout.point_format) if header.compressed else ()
@@ -156,7 +168,7 @@ def open_points(path: str | Path, *, check: bool = True) -> PointFile:
         (zmin, zmax),
         _crs(header),
         header.compressed,
-        octree,
+        copc.is_copc(header),
         (*(name for name in layout.standard if name not in absent), *layout.extra_names),
         layout.extra_names,
         header.date,
@@ -174,12 +186,20 @@ def _crs(header: LasHeader) -> CRS | None:
     return crs_of_records(find(2112) or header.find("liblas", 2112), keys, (xmin, ymin, xmax, ymax), header.path)
 
 
-def read_chunks(file: PointFile, dimensions: Sequence[str] | None = None, *, chunk: int = 1_000_000) -> Iterator[Points]:
+def read_chunks(
+    file: PointFile,
+    dimensions: Sequence[str] | None = None,
+    *,
+    chunk: int = 1_000_000,
+    bounds: tuple[float, float, float, float] | None = None,
+) -> Iterator[Points]:
     """The points of a file in file order, at most `chunk` at a time (fewer when records are very long).
 
     Parameters
     ----------
     dimensions : names out of ``file.dimensions``; None reads those of `DEFAULT_DIMENSIONS` that the file has
+    bounds : xmin, ymin, xmax, ymax, CRS units, that the points are wanted for: of a COPC only octree nodes that touch them are
+        read. Points outside of them come too, and all points of other files
 
     Raises
     ------
@@ -187,15 +207,26 @@ def read_chunks(file: PointFile, dimensions: Sequence[str] | None = None, *, chu
         A dimension is not there, bytes cannot be decoded, points are missing or lie outside of the bounds in the header.
     """
     names = _chosen(file, dimensions)
-    header = _same_header(file)
-    limit = max(1, min(chunk, _MAX_READ_BYTES // header.layout.length))
-    done = 0
-    for records in _records(header, names, limit):
-        _check_bounds(header, records, done)
-        done += len(records)
-        yield _points(header, records, names)
-    if done != header.count:
-        raise InputError(file.path, f"truncated: its header says {header.count} points, {done} could be read", _DAMAGED)
+    window = bounds if file.copc else None
+    with open_binary(file.path, ahead=SEQUENTIAL if window is None else 0) as source:
+        header = _same_header(file, source)
+        limit = max(1, min(chunk, _MAX_READ_BYTES // header.layout.length))
+        wanted, done = header.count, 0
+        if header.compressed:
+            if window is not None:
+                nodes = copc.nodes_touching(copc.read_nodes(source, header, check=False), window, max(header.scales[:2]))
+                chunks: Sequence[laz.Chunk] = [node.chunk for node in nodes]
+                wanted = sum(chunk.points for chunk in chunks)
+            else:
+                chunks = laz.read_chunk_table(source, header, check=False)
+            pieces = laz.decode_chunks(source, header, chunks, laz.layers(names, header.layout.extra_names))
+        else:
+            pieces = _plain_records(source, header, limit)
+        for records in _even(_checked(header, pieces), limit):
+            done += len(records)
+            yield _points(header, records, names)
+    if done != wanted:
+        raise InputError(file.path, f"truncated: its header says {wanted} points, {done} could be read", _DAMAGED)
 
 
 def query_window(file: PointFile, bounds: tuple[float, float, float, float], dimensions: Sequence[str] | None = None) -> Points:
@@ -218,19 +249,16 @@ def query_window(file: PointFile, bounds: tuple[float, float, float, float], dim
             "read it whole, or make a COPC of it (for instance with untwine)",
         )
     xmin, ymin, xmax, ymax = bounds
-    header = _same_header(file)
-    selection = laz.layers(names, header.layout.extra_names)
-    kept = [np.empty(0, header.layout.dtype)]
-    with open(header.path, "rb") as source:
-        nodes = copc.read_nodes(source, header, check=False)
-        record = laz.laszip_record(header)
-        for node in copc.nodes_touching(nodes, bounds, max(header.scales[:2])):
-            records = laz.decode(source, header, record, node.chunk, selection)
-            _check_bounds(header, records, node.chunk.first)
+    kept = []
+    with open_binary(file.path) as source:
+        header = _same_header(file, source)
+        nodes = copc.nodes_touching(copc.read_nodes(source, header, check=False), bounds, max(header.scales[:2]))
+        selection = laz.layers(names, header.layout.extra_names)
+        for records in _checked(header, laz.decode_chunks(source, header, [node.chunk for node in nodes], selection)):
             x = coordinates(records["X"], header.scales[0], header.offsets[0])
             y = coordinates(records["Y"], header.scales[1], header.offsets[1])
             kept.append(records[(x >= xmin) & (x < xmax) & (y > ymin) & (y <= ymax)])
-    return _points(header, np.concatenate(kept), names)
+    return _points(header, np.concatenate([np.empty(0, header.layout.dtype), *kept]), names)
 
 
 def _chosen(file: PointFile, dimensions: Sequence[str] | None) -> tuple[str, ...]:
@@ -242,8 +270,8 @@ def _chosen(file: PointFile, dimensions: Sequence[str] | None) -> tuple[str, ...
     return tuple(dict.fromkeys(dimensions))
 
 
-def _same_header(file: PointFile) -> LasHeader:
-    header = read_header(file.path)
+def _same_header(file: PointFile, source: BinaryIO) -> LasHeader:
+    header = header_of(source, file.path)
     if (header.count, header.layout.point_format, header.scales, header.offsets) != (
         file.count, file.point_format, file.scales, file.offsets,
     ):  # fmt: skip
@@ -251,27 +279,7 @@ def _same_header(file: PointFile) -> LasHeader:
     return header
 
 
-def _records(header: LasHeader, names: tuple[str, ...], limit: int) -> Iterator[np.ndarray]:
-    """Records in pieces of exactly `limit`, but for the last one."""
-    with open(header.path, "rb") as source:
-        if not header.compressed:
-            yield from _plain_records(source, header, limit)
-            return
-        held: list[np.ndarray] = []
-        count = 0
-        for records in laz.decode_all(source, header, laz.layers(names, header.layout.extra_names)):
-            while count + len(records) >= limit:
-                take = limit - count
-                yield np.concatenate([*held, records[:take]]) if held else records[:take]
-                held, count, records = [], 0, records[take:]
-            if len(records):
-                held.append(records)
-                count += len(records)
-        if count:
-            yield np.concatenate(held)
-
-
-def _plain_records(source: BinaryIO, header: LasHeader, limit: int) -> Iterator[np.ndarray]:
+def _plain_records(source: BinaryIO, header: LasHeader, limit: int) -> Iterator[tuple[int, np.ndarray]]:
     source.seek(header.points_start)
     length = header.layout.length
     for start in range(0, header.count, limit):
@@ -279,7 +287,29 @@ def _plain_records(source: BinaryIO, header: LasHeader, limit: int) -> Iterator[
         raw = source.read(wanted * length)
         if len(raw) < wanted * length:
             raise InputError(header.path, f"truncated at point {start + len(raw) // length}", _DAMAGED)
-        yield np.frombuffer(raw, header.layout.dtype)
+        yield start, np.frombuffer(raw, header.layout.dtype)
+
+
+def _checked(header: LasHeader, pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
+    for first, records in pieces:
+        _check_bounds(header, records, first)
+        yield records
+
+
+def _even(pieces: Iterator[np.ndarray], limit: int) -> Iterator[np.ndarray]:
+    """Records in pieces of exactly `limit`, but for the last one."""
+    held: list[np.ndarray] = []
+    count = 0
+    for records in pieces:
+        while count + len(records) >= limit:
+            take = limit - count
+            yield np.concatenate([*held, records[:take]]) if held else records[:take]
+            held, count, records = [], 0, records[take:]
+        if len(records):
+            held.append(records)
+            count += len(records)
+    if count:
+        yield np.concatenate(held)
 
 
 def _check_bounds(header: LasHeader, records: np.ndarray, first: int) -> None:

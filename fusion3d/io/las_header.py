@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fusion3d.errors import InputError
+from fusion3d.io.binary_file import open_binary, size_of
 from fusion3d.io.las_layout import WAVE_FORMATS, RecordLayout, base_dtype, parse_extra_bytes
 
 _HEADER_SIZE = {0: 227, 1: 227, 2: 227, 3: 235, 4: 375}
@@ -81,16 +82,16 @@ def read_header(path: str | Path) -> LasHeader:
     InputError
         The file is missing, is no LAS, or its header contradicts itself or the file's size.
     """
-    name = os.fspath(path)
+    with open_binary(path) as source:
+        return header_of(source, os.fspath(path))
+
+
+def header_of(source: BinaryIO, path: str) -> LasHeader:
+    """`read_header` of a file that is open; `path` names it in errors."""
     try:
-        with open(name, "rb") as source:
-            return _read(source, name, os.fstat(source.fileno()).st_size)
-    except FileNotFoundError:
-        raise InputError(name, "there is no such file", "check the path") from None
-    except IsADirectoryError:
-        raise InputError(name, "is a folder", "give the LAS or LAZ files in it, for instance with *.laz") from None
+        return _read(source, path, size_of(source))
     except OSError as error:
-        raise InputError(name, f"cannot be read ({error.strerror or error})", "check its permissions and the disk") from None
+        raise InputError(path, f"cannot be read ({error.strerror or error})", "check its permissions and the disk") from None
 
 
 def _read(source: BinaryIO, path: str, size: int) -> LasHeader:

@@ -17,7 +17,7 @@ Reference: Isenburg 2013, "LASzip: lossless compression of LiDAR data"; LAZ 1.4 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -150,7 +150,7 @@ def read_chunk_table(source: BinaryIO, header: LasHeader, *, check: bool = True)
     if header.count == 0:
         _check_empty(source, header)
         return ()
-    table = _table_start(source, header)
+    table = chunk_table_start(source, header)
     source.seek(table)
     _, number = struct.unpack("<II", source.read(8))
     first = header.points_start + 8
@@ -186,7 +186,14 @@ def _check_empty(source: BinaryIO, header: LasHeader) -> None:
         raise InputError(header.path, "its header says 0 points, its chunks hold some", _REPAIR)
 
 
-def _table_start(source: BinaryIO, header: LasHeader) -> int:
+def chunk_table_start(source: BinaryIO, header: LasHeader) -> int:
+    """Byte at which the chunk table of a compressed file with points is.
+
+    Raises
+    ------
+    InputError
+        It would be outside of the file: an upload that was cut, or a writer that was.
+    """
     if header.points_start + 8 > header.size:
         raise InputError(header.path, "truncated: it ends before its first point", _DAMAGED)
     source.seek(header.points_start)
@@ -299,11 +306,13 @@ def decode(source: BinaryIO, header: LasHeader, record: bytes, chunk: Chunk, sel
     return out.view(header.layout.dtype)
 
 
-def decode_all(source: BinaryIO, header: LasHeader, selection: int) -> Iterator[np.ndarray]:
-    """Records of a compressed file, chunk by chunk as the file has them."""
+def decode_chunks(
+    source: BinaryIO, header: LasHeader, chunks: Iterable[Chunk], selection: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Records of some chunks of a compressed file in their order, each with the number of its first point in the file."""
     record = laszip_record(header)
-    for chunk in read_chunk_table(source, header, check=False):
-        yield decode(source, header, record, chunk, selection)
+    for chunk in chunks:
+        yield chunk.first, decode(source, header, record, chunk, selection)
 
 
 @contextmanager
