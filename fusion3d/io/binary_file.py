@@ -42,12 +42,12 @@ def open_binary(path: str | Path, *, ahead: int = 0) -> BinaryIO:
     Parameters
     ----------
     path : a local path, or a URL that fsspec knows
-    ahead : bytes that a remote file fetches beyond what is asked for; 0 for reading here and there, `SEQUENTIAL` for reading through
+    ahead : bytes that a remote file fetches beyond what is asked for: 0 for reading here and there, `SEQUENTIAL` for all of it
 
     Raises
     ------
     InputError
-        There is no such file, it cannot be read, or its server does not answer or cannot serve parts of it. Reading raises it too.
+        There is no such file, it cannot be read, or its server does not answer or send parts of it. Reading raises it too.
     """
     name = os.fspath(path)
     if is_url(name):
@@ -84,7 +84,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     InputError
         The protocol is unknown, or needs a package that is not installed.
     """
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
@@ -214,7 +214,7 @@ def _no_ranges(url: str) -> InputError:
 def _passing(error: BaseException) -> bool:
     """Whether the same request may work in a moment: the server is busy or dropped the connection; not one that is silent."""
     causes = list(_causes(error))
-    status = next((cause.status for cause in causes if isinstance(getattr(cause, "status", None), int)), None)
+    status = next((status for cause in causes if isinstance(status := getattr(cause, "status", None), int)), None)
     if status is not None:
         return status == 429 or status >= 500
     silent = any(isinstance(cause, TimeoutError) for cause in causes)

@@ -1,4 +1,4 @@
-"""A COPC file made by hand, as COPC 1.0 (https://copc.io) describes it: a root of few points, the rest in the leaves of one level."""
+"""A COPC made by hand, as COPC 1.0 (https://copc.io) describes it: few points in the root, the rest in leaves of one level."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""The point files of an archive: folders with all that is below them, patterns, single files, local or behind any fsspec URL."""
+
+from __future__ import annotations
+
+import datetime
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusion3d.errors import InputError
+from fusion3d.io.binary_file import filesystem, is_url, remote_error
+from fusion3d.prepare.scene import POINT_SUFFIXES
+
+_MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "created")
+"""Names under which file systems tell when a file was written."""
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file that was found: absolute path or URL, bytes, and when it was last written (UTC; None where nobody knows)."""
+
+    location: str
+    size: int
+    modified: datetime.datetime | None
+
+
+def list_archive(patterns: Iterable[str]) -> tuple[list[ListedFile], list[tuple[str, str]]]:
+    """LAS and LAZ files (any case of the ending) behind folders, patterns and paths, sorted by location, each once.
+
+    Folders are walked to the bottom, links included; names that begin with a dot are no files of an archive.
+
+    Returns
+    -------
+    the files, and path and reason of folders that could not be read
+
+    Raises
+    ------
+    InputError
+        Something that was named is not there, or holds no point file.
+    """
+    found: dict[str, ListedFile] = {}
+    set_aside: list[tuple[str, str]] = []
+    for pattern in patterns:
+        matches = list(_remote(pattern) if is_url(pattern) else _local(pattern, set_aside))
+        if not matches and not set_aside:
+            raise InputError(pattern, "holds no .las or .laz file", "check the path or the pattern")
+        found.update((each.location, each) for each in matches)
+    return [found[location] for location in sorted(found)], set_aside
+
+
+def _local(pattern: str, set_aside: list[tuple[str, str]]) -> Iterator[ListedFile]:
+    exact = os.path.lexists(pattern)
+    matches = [pattern] if exact else glob.glob(pattern, recursive=True)
+    if not matches:
+        raise InputError(pattern, "no such file or folder", "check the path or the pattern")
+    for match in matches:
+        if os.path.isdir(match):
+            yield from _walk(match, set_aside)
+        elif exact or match.lower().endswith(POINT_SUFFIXES):
+            yield _described(match)
+
+
+def _walk(folder: str, set_aside: list[tuple[str, str]]) -> Iterator[ListedFile]:
+    def refused(error: OSError) -> None:
+        path = str(error.filename)
+        set_aside.append((path, str(InputError(path, f"cannot be read ({error.strerror})", "check its permissions"))))
+
+    seen: set[tuple[int, int]] = set()
+    for base, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+        status = os.stat(base)
+        # links may lead back up
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.lower().endswith(POINT_SUFFIXES) and not name.startswith("."):
+                yield _described(os.path.join(base, name))
+
+
+def _described(path: str) -> ListedFile:
+    try:
+        status = os.stat(path)
+        written = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
+        return ListedFile(os.path.abspath(path), status.st_size, written)
+    except OSError:
+        # a link to nothing: reading it will say so
+        return ListedFile(os.path.abspath(path), 0, None)
+
+
+def _remote(url: str) -> Iterator[ListedFile]:
+    system, path = filesystem(url)
+    try:
+        if url.lower().endswith(POINT_SUFFIXES) and not glob.has_magic(path):
+            entries: dict[str, Any] = {path: system.info(path)}
+        elif glob.has_magic(path):
+            entries = system.glob(path, detail=True)
+        else:
+            entries = system.find(path, detail=True)
+    except Exception as error:
+        raise remote_error(url, error) from None
+    for name, entry in entries.items():
+        if entry.get("type") == "file" and name.lower().endswith(POINT_SUFFIXES) and not Path(name).name.startswith("."):
+            modified = next((entry[key] for key in _MODIFIED if entry.get(key) is not None), None)
+            yield ListedFile(system.unstrip_protocol(name), int(entry["size"] or 0), _as_time(modified))
+
+
+def _as_time(value: Any) -> datetime.datetime | None:
+    if isinstance(value, (int, float)):
+        return datetime.datetime.fromtimestamp(value, datetime.UTC)
+    if not isinstance(value, datetime.datetime):
+        return None
+    return value.astimezone(datetime.UTC) if value.tzinfo else value.replace(tzinfo=datetime.UTC)
