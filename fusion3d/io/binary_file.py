@@ -157,7 +157,9 @@ class RemoteFile(io.RawIOBase):
         here = {at: self._blocks[at] for at in range(first, last + 1) if at in self._blocks}
         for begin, end in _runs(at for at in range(first, last + 1) if at not in here):
             low = begin * _BLOCK
-            data = self._fetch(low, min(self.size, end * _BLOCK + (self._ahead if end > last else 0)))
+            # whole blocks: a part of one must not pass for all of it
+            further = self._ahead // _BLOCK if end > last else 0
+            data = self._fetch(low, min(self.size, (end + further) * _BLOCK))
             here |= {begin + at // _BLOCK: data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)}
         for at, block in here.items():
             self._blocks[at] = block

@@ -67,7 +67,7 @@ def _found(findings: Sequence[Finding]) -> list[str]:
             lines.append(f"{kind}: {group[0].text}")
             continue
         area = sum(finding.area for finding in group if finding.area is not None and finding.area == finding.area)
-        lines.append(f"{len(group):,} {_TITLES[kind]}{f', {_area(area)} in all' if area and len(group) > 1 else ''}:")
+        lines.append(f"{_TITLES[kind]}: {len(group):,}{f', {_area(area)} in all' if area and len(group) > 1 else ''}")
         lines += [f"  {finding.text}{f' ({_area(finding.area)})' if finding.area else ''}" for finding in group[:_LISTED]]
         if len(group) > _LISTED:
             lines.append(f"  and {len(group) - _LISTED:,} more, in the index")

@@ -154,3 +154,15 @@ def test_damage_gives_points_or_an_error_in_words(path, tmp_path, flips, tail):
     except Fusion3DError as error:
         if not re.fullmatch(r".*broken\.copc\.laz.*", str(error)):
             raise
+
+
+def test_chunks_for_a_window_are_nodes_of_a_copc_and_all_of_other_files(path, data_dir, tmp_path):
+    file = open_points(path)
+    xmin, ymin, xmax, ymax = file.bounds
+    corner = (xmin, ymin, xmin + 0.2 * (xmax - xmin), ymin + 0.2 * (ymax - ymin))
+    part = np.concatenate([points.attributes["gps_time"] for points in read_chunks(file, ["gps_time"], bounds=corner, chunk=7)])
+    wanted = query_window(file, corner, ["gps_time"]).attributes["gps_time"]
+    assert set(wanted) <= set(part)
+    assert sum(len(points) for points in read_chunks(file, bounds=(0.0, 0.0, 1.0, 1.0))) == 0
+    plain = open_points(data_dir / "las_formats" / "simple.laz")
+    assert sum(len(points) for points in read_chunks(plain, bounds=(0.0, 0.0, 1.0, 1.0))) == plain.count
