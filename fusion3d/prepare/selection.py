@@ -7,18 +7,19 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urljoin
+from urllib.parse import unquote
 
 import numpy as np
 import shapely
 from pyproj import CRS
 
 from fusion3d.errors import ConfigError, CRSError, InputError
-from fusion3d.grid import map_crs, parse_crs
+from fusion3d.grid import map_crs, metric_unit, parse_crs
 from fusion3d.io.binary_file import is_url, open_binary
-from fusion3d.io.crs import resolve_crs
+from fusion3d.io.crs import resolve_crs, understand_crs
 from fusion3d.prepare.moved_polygons import Polygons, moved
 
 INDEX_SUFFIXES = (".gpkg", ".vpc")
@@ -30,6 +31,7 @@ _NOT_AN_INDEX = "make one with `fusion3d index`, or give the tiles themselves"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BOX = re.compile(rf"\s*{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER}){{3}}\s*")
 _PARTS = 16
+_METRES_PER_DEGREE = 111_320.0
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,56 @@ def read_area(text: str | Path | Sequence[float], crs: CRS | str | None = None) 
     return Area(shapely.union_all(shapely.make_valid(np.array(usable, dtype=object))), resolve_crs(stated, crs, text))
 
 
-def tiles_within(tiles: Iterable[TilePlace], area: Area) -> list[str]:
+def area_bounds(area: Area, crs: CRS) -> tuple[float, float, float, float]:
+    """xmin, ymin, xmax, ymax of an area in a CRS.
+
+    Raises
+    ------
+    CRSError
+        The area has no place there.
+    """
+    if area.crs is None:
+        return area.geometry.bounds  # type: ignore[no-any-return]
+    placed = moved(np.array([area.geometry], dtype=object), area.crs, crs, parts=_PARTS)[0]
+    if placed is None:
+        raise CRSError(None, f"the area has no place in {crs.name}", "choose another area, or another CRS with --crs")
+    return placed.bounds  # type: ignore[no-any-return]
+
+
+def named_tiles(inputs: Iterable[str], area: Area | None = None, *, margin: float = 0.0) -> list[str]:
+    """What `prepare` was given, each index replaced by its tiles: all of them, or those that touch an area.
+
+    Parameters
+    ----------
+    inputs : indexes (.gpkg, .vpc) among folders, patterns and files, which stay as they are
+    margin : metres around the area in which tiles count as touching it
+
+    Raises
+    ------
+    InputError, CRSError
+        As `read_index` and `tiles_within`; or no tile of an index touches the area.
+    """
+    found: list[str] = []
+    for name in inputs:
+        if not name.lower().endswith(INDEX_SUFFIXES):
+            found.append(name)
+            continue
+        places = read_index(name)
+        chosen = [place.location for place in places] if area is None else tiles_within(places, area, margin=margin)
+        if not chosen:
+            raise InputError(name, f"none of its {len(places):,} tiles touches the area", "check the area and its CRS (--crs)")
+        found += chosen
+    return found
+
+
+def tiles_within(tiles: Iterable[TilePlace], area: Area, *, margin: float = 0.0) -> list[str]:
     """Locations of the tiles that touch an area, in their order.
 
     A tile without a CRS is taken to be in that of the area; one without a place is kept, as nothing says that it lies outside.
+
+    Parameters
+    ----------
+    margin : metres around the area that count as part of it
 
     Raises
     ------
@@ -115,8 +163,9 @@ def tiles_within(tiles: Iterable[TilePlace], area: Area) -> list[str]:
         )
     target = area.crs or next(iter(known), None)
     outlines = _outlines(tiles, target)
-    shapely.prepare(area.geometry)
-    touching = shapely.intersects(outlines, area.geometry)
+    wanted = shapely.buffer(area.geometry, margin / _metres(target), join_style="mitre") if margin else area.geometry
+    shapely.prepare(wanted)
+    touching = shapely.intersects(outlines, wanted)
     return [tile.location for tile, touches in zip(tiles, touching, strict=True) if touches or tile.footprint is None]
 
 
@@ -131,6 +180,13 @@ def _outlines(tiles: list[TilePlace], target: CRS | None) -> Polygons:
         if crs is not None and target is not None:
             found[rows] = moved(found[rows], crs, target, parts=_PARTS)
     return found
+
+
+def _metres(crs: CRS | None) -> float:
+    """Metres in a unit of the map, of degrees those of a meridian."""
+    if crs is None:
+        return 1.0
+    return _METRES_PER_DEGREE if crs.is_geographic else metric_unit(crs)
 
 
 def _box(numbers: Sequence[float]) -> shapely.Polygon:
@@ -212,20 +268,26 @@ def _of_bbox(bbox: Sequence[float]) -> shapely.Polygon:
     return shapely.box(bbox[0], bbox[1], bbox[half], bbox[half + 1])
 
 
-_known_crs: dict[str, CRS | None] = {}
-
-
 def _crs_of_item(said: dict[str, Any], location: str) -> CRS | None:
     text = said.get("proj:wkt2") or said.get("proj:projjson") or said.get("proj:code") or said.get("proj:epsg")
     if not text:
         return None
-    key = json.dumps(text)
-    if key not in _known_crs:
-        stated = resolve_crs(
-            json.dumps(text) if isinstance(text, dict) else f"EPSG:{text}" if isinstance(text, int) else text, None, location
-        )
-        _known_crs[key] = map_crs(stated)
-    return _known_crs[key]
+    return _understood(
+        json.dumps(text) if isinstance(text, dict) else f"EPSG:{text}" if isinstance(text, int) else text, location
+    )
+
+
+def _understood(text: str, location: str) -> CRS:
+    try:
+        return _parsed(text)
+    except CRSError as error:
+        raise CRSError(location, error.problem, error.remedy) from None
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> CRS:
+    # the tiles of an index say the same
+    return map_crs(understand_crs(text, None))
 
 
 def _resolved(location: str, index: str) -> str:
@@ -233,12 +295,8 @@ def _resolved(location: str, index: str) -> str:
     if is_url(location) or os.path.isabs(location):
         return location
     if is_url(index):
-        return (
-            urljoin(index, location)
-            if index.startswith(("http://", "https://"))
-            else f"{index.rpartition('/')[0]}/{location.removeprefix('./')}"
-        )
-    beside = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(index)), location))
+        return f"{index.rpartition('/')[0]}/{location.removeprefix('./')}"
+    folder = os.path.dirname(os.path.abspath(index))
     # STAC writers quote what is no letter
-    quoted = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(index)), unquote(location)))
-    return quoted if not os.path.exists(beside) and os.path.exists(quoted) else beside
+    beside, unquoted = (os.path.normpath(os.path.join(folder, name)) for name in (location, unquote(location)))
+    return unquoted if not os.path.exists(beside) and os.path.exists(unquoted) else beside

@@ -132,11 +132,11 @@ def test_a_server_without_ranges_is_refused_with_a_remedy(server):
 
 def test_a_silent_server_ends_in_an_error_and_not_in_a_hang(server, monkeypatch):
     monkeypatch.setattr(binary_file, "_TIMEOUT", 0.3)
-    server.silent = 3.0
+    server.silent = 60.0
     begun = time.monotonic()
     with pytest.raises(InputError, match=r"did not answer within 0\.3 s; check the address and the network"):
         open_points(f"{server.url}/big.copc.laz")
-    assert time.monotonic() - begun < 2.5
+    assert time.monotonic() - begun < 30
 
 
 def test_a_busy_server_is_asked_again(server):

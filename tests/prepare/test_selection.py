@@ -13,7 +13,7 @@ from pyproj import CRS, Transformer
 
 from fusion3d.errors import ConfigError, CRSError, InputError
 from fusion3d.prepare.run_index import index_archive
-from fusion3d.prepare.selection import Area, TilePlace, read_area, read_index, tiles_within
+from fusion3d.prepare.selection import Area, TilePlace, area_bounds, named_tiles, read_area, read_index, tiles_within
 from tests.prepare.archives import X0, Y0, write_grid, write_tile
 
 BOX = (X0 + 150, Y0 + 150, X0 + 250, Y0 + 190)
@@ -190,3 +190,31 @@ def test_what_is_no_index_is_refused(tmp_path):
     (tmp_path / "none.vpc").write_text('{"type": "FeatureCollection", "features": []}')
     with pytest.raises(InputError, match="names no tile"):
         read_index(tmp_path / "none.vpc")
+
+
+def test_an_index_among_inputs_becomes_its_tiles(archive, index):
+    every = named_tiles(["other.laz", str(index.vpc)])
+    assert every[0] == "other.laz"
+    assert names(every[1:]) == names(str(path) for path in archive.glob("*.laz"))
+    some = named_tiles([str(index.geopackage), "folder/"], read_area(BOX))
+    assert names(some[:-1]) == ["t_1_1.laz", "t_2_1.laz"]
+    assert some[-1] == "folder/"
+    with pytest.raises(InputError, match=r"index\.vpc: none of its 12 tiles touches the area"):
+        named_tiles([str(index.vpc)], read_area((0, 0, 1, 1)))
+
+
+@pytest.mark.parametrize("crs", [2154, 4326, 2225])
+def test_a_margin_in_metres_reaches_the_next_tiles(made, crs):
+    """From the box to the tiles south of it are 50 m, to those north of it 10 m."""
+    area = geopandas.GeoSeries([shapely.box(*BOX)], crs=2154).to_crs(crs).iloc[0]
+    places = read_index(made)
+    assert len(tiles_within(places, Area(area, CRS.from_epsg(crs)), margin=5)) == 2
+    assert len(tiles_within(places, Area(area, CRS.from_epsg(crs)), margin=20)) == 4
+
+
+def test_bounds_of_an_area_are_those_of_the_grid_it_asks_for():
+    west, south, east, north = area_bounds(read_area(BOX, "EPSG:2154"), CRS.from_epsg(4326))
+    assert Transformer.from_crs(2154, 4326, always_xy=True).transform_bounds(*BOX) == pytest.approx((west, south, east, north))
+    assert area_bounds(read_area(BOX), CRS.from_epsg(4326)) == BOX
+    with pytest.raises(CRSError, match="no place"):
+        area_bounds(read_area((0, 91, 1, 95), "EPSG:4326"), CRS.from_epsg(2154))
