@@ -12,9 +12,9 @@ import os
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from fusion3d.errors import InputError
 
@@ -29,6 +29,8 @@ _PAUSES = (1.0, 3.0)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(://|::)")
 _DOWNLOAD = "download the file and give its path, or copy it to a server or bucket that serves parts of files"
 _CHECK_URL = "check the address"
+
+_Answer = TypeVar("_Answer")
 
 
 def is_url(path: str | Path) -> bool:
@@ -112,16 +114,12 @@ class RemoteFile(io.RawIOBase):
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._at = 0
         system, path = filesystem(url)
-        try:
-            self._file = system.open(path, "rb", cache_type="none")
-            size = getattr(self._file, "size", None)
-            # servers that send no parts of files are opened as streams, which have no size
-            streamed = size is None and "http" in system.protocol
-            self.size = -1 if streamed else int(size if size is not None else system.size(path))
-        except Exception as error:
-            raise remote_error(url, error) from None
-        if self.size < 0:
+        self._file = _patiently(url, lambda: system.open(path, "rb", cache_type="none"))
+        size = getattr(self._file, "size", None)
+        # servers that send no parts of files are opened as streams, which have no size
+        if size is None and "http" in system.protocol:
             raise _no_ranges(url)
+        self.size = int(size if size is not None else _patiently(url, lambda: system.size(path)))
 
     def readable(self) -> bool:
         return True
@@ -133,8 +131,11 @@ class RemoteFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
-        return self._at
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
+        if at < 0:
+            raise ValueError(f"negative position {at}")
+        self._at = at
+        return at
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
@@ -148,6 +149,7 @@ class RemoteFile(io.RawIOBase):
         return data
 
     def close(self) -> None:
+        # there is none when opening failed
         if not self.closed and hasattr(self, "_file"):
             self._file.close()
         super().close()
@@ -169,23 +171,30 @@ class RemoteFile(io.RawIOBase):
         return b"".join(here[at] for at in range(first, last + 1))[start - first * _BLOCK : stop - first * _BLOCK]
 
     def _fetch(self, start: int, stop: int) -> bytes:
-        for pause in (*_PAUSES, None):
-            try:
-                self._file.seek(start)
-                data = bytes(self._file.read(stop - start))
-            except Exception as error:
-                if pause is None or not _passing(error):
-                    raise remote_error(self.url, error) from None
-                time.sleep(pause)
-                continue
-            if len(data) != stop - start:
-                raise InputError(
-                    self.url,
-                    f"gave {len(data)} of {stop - start} bytes from byte {start}",
-                    "its server or a proxy cuts it: try again",
-                )
-            return data
-        raise AssertionError("unreachable")
+        def read() -> bytes:
+            self._file.seek(start)
+            return bytes(self._file.read(stop - start))
+
+        data = _patiently(self.url, read)
+        if len(data) != stop - start:
+            problem = f"gave {len(data)} of {stop - start} bytes from byte {start}"
+            raise InputError(self.url, problem, "its server or a proxy cuts it: try again")
+        return data
+
+
+def _patiently(url: str, request: Callable[[], _Answer]) -> _Answer:
+    """The answer to a request, sent again to a server that is busy or drops it; any failure as `InputError`."""
+    for pause in _PAUSES:
+        try:
+            return request()
+        except Exception as error:
+            if not _passing(error):
+                raise remote_error(url, error) from None
+        time.sleep(pause)
+    try:
+        return request()
+    except Exception as error:
+        raise remote_error(url, error) from None
 
 
 def remote_error(url: str, error: BaseException) -> InputError:

@@ -6,7 +6,9 @@ import datetime
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from fusion3d.errors import InputError
 from fusion3d.io.binary_file import filesystem, is_url, remote_error
 from fusion3d.prepare.scene import POINT_SUFFIXES
 
-_MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "created")
+_MODIFIED = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created")
 """Names under which file systems tell when a file was written."""
 
 
@@ -44,8 +46,9 @@ def list_archive(patterns: Iterable[str]) -> tuple[list[ListedFile], list[tuple[
     found: dict[str, ListedFile] = {}
     set_aside: list[tuple[str, str]] = []
     for pattern in patterns:
+        lost = len(set_aside)
         matches = list(_remote(pattern) if is_url(pattern) else _local(pattern, set_aside))
-        if not matches and not set_aside:
+        if not matches and len(set_aside) == lost:
             raise InputError(pattern, "holds no .las or .laz file", "check the path or the pattern")
         found.update((each.location, each) for each in matches)
     return [found[location] for location in sorted(found)], set_aside
@@ -110,6 +113,9 @@ def _remote(url: str) -> Iterator[ListedFile]:
 
 
 def _as_time(value: Any) -> datetime.datetime | None:
+    if isinstance(value, str):
+        with suppress(ValueError):  # what a web server says (RFC 9110), unless it is no date
+            return parsedate_to_datetime(value).astimezone(datetime.UTC)
     if isinstance(value, (int, float)):
         return datetime.datetime.fromtimestamp(value, datetime.UTC)
     if not isinstance(value, datetime.datetime):

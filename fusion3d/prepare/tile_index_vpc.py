@@ -20,7 +20,7 @@ from pyproj import CRS
 from fusion3d.grid import map_crs, vertical_unit
 from fusion3d.io.binary_file import is_url
 from fusion3d.io.las_layout import RecordLayout, base_dtype
-from fusion3d.io.whole_file import write_whole
+from fusion3d.io.whole_file import whole_file
 from fusion3d.prepare.moved_polygons import moved
 from fusion3d.prepare.tile_index import Archive, TileFacts
 
@@ -59,9 +59,12 @@ def write_vpc(path: str | Path, archive: Archive) -> Path:
     stems = [tile.name.split(".")[0] for tile in tiles]
     seldom = {stem for stem, count in Counter(stems).items() if count == 1}
     ids = [stem if stem in seldom else href.removeprefix("./") for stem, href in zip(stems, hrefs, strict=True)]
-    features = [_item(*each) for each in zip(tiles, ids, hrefs, places, strict=True)]
-    lines = ",\n".join(json.dumps(feature, allow_nan=False) for feature in features)
-    return write_whole(path, f'{{"type": "FeatureCollection", "features": [\n{lines}\n]}}\n')
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for number, each in enumerate(zip(tiles, ids, hrefs, places, strict=True)):
+            file.write(f"{',' if number else ''}\n{json.dumps(_item(*each), allow_nan=False)}")
+        file.write("\n]}\n")
+    return path
 
 
 def _on_wgs84(tiles: list[TileFacts]) -> list[shapely.Polygon | None]:

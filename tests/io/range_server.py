@@ -51,7 +51,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests.append((self.command, self.path))
         time.sleep(self.server.silent)
         path = self.server.folder / self.path.lstrip("/")
-        if self.server.failures > 0 and body:
+        if self.server.failures > 0:
             self.server.failures -= 1
             return self._refuse(503)
         if not path.is_file():
@@ -61,6 +61,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         part = data[int(found[1]) : int(found[2]) + 1] if found else data
         self.send_response(206 if found else 200)
         self.send_header("Content-Length", str(len(part)))
+        self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
         if found:
             self.send_header("Content-Range", f"bytes {found[1]}-{int(found[1]) + len(part) - 1}/{len(data)}")
         self.end_headers()

@@ -10,6 +10,7 @@ import pytest
 
 from fusion3d.errors import InputError
 from fusion3d.prepare.archive_files import list_archive
+from tests.io.range_server import serving
 
 
 def names(patterns):
@@ -82,3 +83,13 @@ def test_buckets_are_listed_like_folders():
         assert names(["memory://bucket/deep/B.LAS"]) == ["B.LAS"]
     finally:
         memory.store.clear()
+
+
+def test_a_file_of_a_web_server_has_size_and_time(archive):
+    os.utime(archive / "a.laz", (1_600_000_000, 1_600_000_000))
+    with serving(archive) as server:
+        ((listed,), _) = list_archive([f"{server.url}/a.laz"])
+        assert (listed.location, listed.size) == (f"{server.url}/a.laz", 5)
+        assert listed.modified == datetime.datetime(2020, 9, 13, 12, 26, 40, tzinfo=datetime.UTC)
+        with pytest.raises(InputError, match=r"none\.laz: there is no such file"):
+            list_archive([f"{server.url}/none.laz"])
