@@ -36,7 +36,7 @@ def list_archive(patterns: Iterable[str]) -> tuple[list[ListedFile], list[tuple[
 
     Returns
     -------
-    the files, and path and reason of folders that could not be read
+    the files, and path and reason of folders that cannot be read and files that cannot be named
 
     Raises
     ------
@@ -50,7 +50,15 @@ def list_archive(patterns: Iterable[str]) -> tuple[list[ListedFile], list[tuple[
         matches = list(_remote(pattern) if is_url(pattern) else _local(pattern, set_aside))
         if not matches and len(set_aside) == lost:
             raise InputError(pattern, "holds no .las or .laz file", "check the path or the pattern")
-        found.update((each.location, each) for each in matches)
+        for each in matches:
+            readable = os.fsencode(each.location).decode("utf-8", "replace")
+            if readable == each.location:
+                found[readable] = each
+            else:
+                reason = InputError(
+                    readable, "its name is not UTF-8: no index can hold it", "rename it (for instance with convmv)"
+                )
+                set_aside.append((readable, str(reason)))
     return [found[location] for location in sorted(found)], set_aside
 
 

@@ -27,12 +27,14 @@ def moved(polygons: Polygons, source: CRS, target: CRS, parts: int = _PARTS) -> 
         return polygons
     bounds = shapely.bounds(polygons)
     longest = np.fmax(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1])
-    steps = np.where(np.isfinite(longest) & (longest > 0), longest / parts, 1.0)
-    cut = shapely.segmentize(polygons, steps)
+    cut = polygons.copy()
+    # a rectangle of one point has nothing to cut
+    long = np.isfinite(longest) & (longest > 0)
+    cut[long] = shapely.segmentize(polygons[long], longest[long] / parts)
     transformer = Transformer.from_crs(map_crs(source), map_crs(target), always_xy=True)
     coordinates, owner = shapely.get_coordinates(cut, return_index=True)
     x, y = transformer.transform(coordinates[:, 0], coordinates[:, 1])
     bad = np.unique(owner[~(np.isfinite(x) & np.isfinite(y))])
-    placed = shapely.set_coordinates(cut.copy(), np.c_[x, y])
+    placed = shapely.set_coordinates(cut, np.c_[x, y])
     placed[bad] = None
     return placed

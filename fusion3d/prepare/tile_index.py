@@ -156,16 +156,21 @@ def describe_crs(crs: CRS) -> CrsFacts:
     name = _code(crs)
     if name is None and vertical is not None and (code := _code(horizontal)) is not None:
         name = f"{code} + {_code(vertical) or vertical.name}"
-    try:
-        metres: float | None = vertical_unit(crs)
-    except CRSError:
-        metres = None
+    metres = height_unit(crs)
     unit = horizontal.axis_info[0].unit_name if horizontal.axis_info else "unknown"
     if vertical is not None:
         height_unit: str | None = vertical.axis_info[0].unit_name
     else:
         height_unit = "metre" if metres == 1.0 else unit if metres is not None else None
     return CrsFacts(name or crs.name, unit, None if vertical is None else vertical.name, height_unit)
+
+
+def height_unit(crs: CRS) -> float | None:
+    """Metres in one unit of height; None where the CRS does not say."""
+    try:
+        return vertical_unit(crs)
+    except CRSError:
+        return None
 
 
 def areas_m2(polygons: Polygons, crs: CRS | None) -> np.ndarray:
@@ -223,4 +228,6 @@ def _footprints(tiles: Sequence[TileFacts], common: CRS | None) -> Polygons:
         bounds = np.array([tiles[at].file.bounds for at in rows])
         boxes = shapely.box(*bounds.T)
         footprints[rows] = boxes if crs is None or common is None else moved(boxes, crs, common)
+    # far outside of its area, a CRS can turn a rectangle inside out; points in a row have none, which is fine
+    footprints[~shapely.is_valid(footprints) & (shapely.area(footprints) > 0)] = None
     return footprints

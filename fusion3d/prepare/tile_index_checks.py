@@ -122,6 +122,8 @@ def find_overlaps(archive: Archive, copies: Iterable[Sequence[int]] = ()) -> lis
             names = " and ".join(archive.tiles[tile].name for tile in pair)
             text = f"{names} share {parts[at]:.0%} of the smaller one"
             found.append(Finding("overlap", text, pair, shared[at], float(areas[at])))
+    if count > _MOST_OVERLAPS:
+        found.append(Finding("overlap", f"more tiles overlap: after {count:,} pairs the search was ended"))
     return found
 
 

@@ -18,6 +18,8 @@ from fusion3d.prepare.tile_index import Archive, TileFacts, describe_crs
 from fusion3d.prepare.tile_index_checks import Finding
 
 LAYERS = ("tiles", "gaps", "problems")
+_UTC = 100
+"""GDAL's number of the time zone."""
 
 
 def write_geopackage(path: str | Path, archive: Archive, findings: Sequence[Finding]) -> Path:
@@ -40,7 +42,7 @@ def write_geopackage(path: str | Path, archive: Archive, findings: Sequence[Find
         _write_layer(draft, "gaps", _geometries(gaps), _gap_columns(gaps), archive.crs)
         others = [finding for finding in findings if finding.kind != "gap"]
         shapes = np.concatenate([_geometries(others), np.full(len(archive.set_aside), None)])
-        _write_layer(draft, "problems", shapes, _problem_columns(archive, others), archive.crs)
+        _write_layer(draft, "problems", shapes, _problem_columns(archive, others), archive.crs, multi=True)
     return path
 
 
@@ -65,7 +67,13 @@ def refuse_others(path: Path) -> None:
 
 
 def _write_layer(
-    path: Path, layer: str, geometry: npt.NDArray[np.object_], columns: dict[str, npt.NDArray[Any]], crs: CRS | None
+    path: Path,
+    layer: str,
+    geometry: npt.NDArray[np.object_],
+    columns: dict[str, npt.NDArray[Any]],
+    crs: CRS | None,
+    *,
+    multi: bool = False,
 ) -> None:
     import pyogrio.raw
 
@@ -74,10 +82,11 @@ def _write_layer(
         absent = np.isnan(column) if column.dtype.kind == "f" else np.isnat(column) if column.dtype.kind == "M" else None
         values.append(column)
         missing.append(absent)
+    zones = {"modified": np.full(len(geometry), _UTC, np.int8)} if "modified" in columns else None
     pyogrio.raw.write(
         path, geometry=shapely.to_wkb(geometry), field_data=values, field_mask=missing, fields=list(columns), layer=layer,
-        driver="GPKG", geometry_type="Polygon", promote_to_multi=False, crs=_stated(crs), append=path.exists(),
-        gdal_tz_offsets={"modified": np.full(len(geometry), 100, np.int8)} if "modified" in columns else None,
+        driver="GPKG", geometry_type="MultiPolygon" if multi else "Polygon", promote_to_multi=multi, crs=_stated(crs),
+        append=path.exists(), gdal_tz_offsets=zones,
     )  # fmt: skip
 
 

@@ -17,12 +17,12 @@ import numpy as np
 import shapely
 from pyproj import CRS
 
-from fusion3d.grid import map_crs, vertical_unit
+from fusion3d.grid import map_crs
 from fusion3d.io.binary_file import is_url
 from fusion3d.io.las_layout import RecordLayout, base_dtype
 from fusion3d.io.whole_file import whole_file
 from fusion3d.prepare.moved_polygons import moved
-from fusion3d.prepare.tile_index import Archive, TileFacts
+from fusion3d.prepare.tile_index import Archive, TileFacts, height_unit
 
 _EXTENSIONS = (
     "https://stac-extensions.github.io/pointcloud/v1.0.0/schema.json",
@@ -91,7 +91,7 @@ def _item(tile: TileFacts, name: str, href: str, place: shapely.Polygon | None) 
         "geometry": None if place is None else json.loads(shapely.to_geojson(place)),
     }
     if place is not None:
-        metres = 1.0 if tile.crs is None else vertical_unit(tile.crs)
+        metres = (None if tile.crs is None else height_unit(tile.crs)) or 1.0
         west, south, east, north = place.bounds
         item["bbox"] = [west, south, zmin * metres, east, north, zmax * metres]
     item["properties"] = {

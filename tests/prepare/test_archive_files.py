@@ -38,6 +38,16 @@ def test_links_that_lead_back_up_end(archive):
     assert sorted(names([archive])) == ["B.LAZ", "a.laz", "c.las", "d.copc.laz", "f.laz"]
 
 
+def test_a_name_that_is_not_utf8_is_set_aside(archive):
+    """As archives have them that were copied from disks of another age."""
+    with open(os.path.join(os.fsencode(archive), b"caf\xe9.laz"), "wb") as file:
+        file.write(b"x")
+    files, ((path, reason),) = list_archive([str(archive)])
+    assert len(files) == 5
+    assert path == f"{archive}/caf\ufffd.laz"
+    assert "rename" in reason
+
+
 def test_patterns_choose(archive):
     assert names([archive / "**" / "*.las"]) == ["c.las"]
     assert names([archive / "deep", archive / "a.laz"]) == ["a.laz", "d.copc.laz", "c.las"]

@@ -8,7 +8,11 @@ import pytest
 from pyproj import CRS, Transformer
 
 from fusion3d.prepare.archive_files import list_archive
+from fusion3d.prepare.selection import read_index
 from fusion3d.prepare.tile_index import describe_crs, read_archive
+from fusion3d.prepare.tile_index_checks import check_archive
+from fusion3d.prepare.tile_index_gpkg import write_geopackage
+from fusion3d.prepare.tile_index_vpc import write_vpc
 from tests.prepare.archives import X0, Y0, write_grid, write_tile
 
 
@@ -81,3 +85,18 @@ def test_crs_in_words():
     assert describe_crs(CRS("EPSG:4326")).horizontal_unit == "degree"
     assert describe_crs(CRS("EPSG:2225")).vertical_unit == "US survey foot"
     assert describe_crs(CRS("EPSG:32631")).vertical_name is None
+
+
+def test_tiles_far_outside_of_the_map_do_not_stop_the_index(tmp_path):
+    """The other side of the earth, the whole earth, a single point."""
+    write_grid(tmp_path, 2, 2)
+    write_tile(tmp_path / "far.laz", 500_000, 5_000_000, crs="EPSG:32760")
+    write_tile(tmp_path / "earth.laz", -180, -90, crs="EPSG:4326", side=179)
+    write_tile(tmp_path / "one.laz", X0, Y0, count=2, side=0.01)
+    archive = indexed(tmp_path)
+    assert archive.crs == CRS.from_epsg(2154)
+    assert len(archive.tiles) == 7
+    write_geopackage(tmp_path / "i.gpkg", archive, check_archive(archive))
+    write_vpc(tmp_path / "i.vpc", archive)
+    for name in ("i.gpkg", "i.vpc"):
+        assert len(read_index(tmp_path / name)) == 7

@@ -108,6 +108,14 @@ def test_overlaps_agree_with_all_pairs_tried(monkeypatch):
     assert found == pytest.approx(expected)
 
 
+def test_a_heap_of_tiles_in_one_place_ends_the_search_and_says_so(monkeypatch):
+    monkeypatch.setattr("fusion3d.prepare.tile_index_checks._ROWS_AT_ONCE", 8)
+    monkeypatch.setattr("fusion3d.prepare.tile_index_checks._MOST_OVERLAPS", 1000)
+    overlaps = find_overlaps(drawn([(0, 0, 100, 100 + number) for number in range(200)]))
+    assert 1000 < len(overlaps) < 200 * 199 / 2
+    assert "the search was ended" in overlaps[-1].text
+
+
 def test_areas_are_square_metres_whatever_the_unit():
     box = np.array([shapely.box(0, 0, 100, 100)])
     assert areas_m2(box, CRS.from_epsg(2225))[0] == pytest.approx(1e4 * (1200 / 3937) ** 2)
