@@ -76,7 +76,8 @@ def simulate_gedi(
 @app.command()
 def prepare(
     inputs: Annotated[
-        list[str] | None, typer.Argument(help="A scene file (.yaml), or LAS/LAZ tiles, folders or patterns.")
+        list[str] | None,
+        typer.Argument(help="A scene file (.yaml), an index (.gpkg, .vpc), or LAS/LAZ tiles, folders, patterns or URLs."),
     ] = None,
     store: Annotated[
         str, typer.Option("--out", help="The store to make, for instance scene.zarr or s3://bucket/scene.zarr.")
@@ -102,6 +103,10 @@ def prepare(
     bounds: Annotated[
         tuple[float, float, float, float] | None, typer.Option(help="xmin ymin xmax ymax in the grid's CRS.")
     ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(help="Polygons (GeoPackage, GeoJSON, ...) to cover instead of --bounds; other tiles are not read."),
+    ] = None,
     normalized: Annotated[bool, typer.Option("--normalized", help="Heights in the files are above ground already.")] = False,
     attribute: Annotated[list[str] | None, typer.Option(help="Extra point dimension to keep, such as gps_time or red.")] = None,
     workers: Annotated[int, typer.Option(help="Processes of a local Dask cluster, started when there is work for it.")] = DEFAULT,
@@ -117,6 +122,7 @@ def prepare(
     from fusion3d.prepare.folders import sort_inputs
     from fusion3d.prepare.run import prepare as run
     from fusion3d.prepare.scene import AlsSource, GediInput, RasterInput, Scene, read_scene
+    from fusion3d.prepare.selection import named_tiles, read_area
     from fusion3d.prepare.summary import summary_lines
 
     inputs = inputs or []
@@ -132,7 +138,14 @@ def prepare(
         raise ConfigError(f"--bands names {', '.join(sorted(unknown))}, but there is no such raster sensor")
     options = {
         key: value
-        for key, value in (("crs", crs), ("column", column), ("voxel", voxel), ("block", block), ("bounds", bounds))
+        for key, value in (
+            ("crs", crs),
+            ("column", column),
+            ("voxel", voxel),
+            ("block", block),
+            ("bounds", bounds),
+            ("within", within),
+        )
         if value is not None
     }
     notes: list[str] = []
@@ -142,7 +155,8 @@ def prepare(
             raise ConfigError("a scene file names every source: put the other files into it")
         scene = replace(read_scene(scenes[0]), **options)
     else:
-        found = sort_inputs(inputs)
+        area = within or bounds
+        found = sort_inputs(named_tiles(inputs, None if area is None else read_area(area, None if within else crs)))
         footprints, tiles = [*(gedi or []), *found.footprints], found.tiles
         als = AlsSource(tuple(tiles), normalized=normalized, attributes=tuple(attribute or ())) if tiles else None
         rasters = {

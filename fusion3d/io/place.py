@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from fsspec.core import url_to_fs
 
 from fusion3d.errors import InputError
-
-
-def is_url(path: str | Path) -> bool:
-    """Whether a path is an fsspec URL of something that is not this machine's file system."""
-    return "://" in str(path) and not str(path).startswith("file://")
+from fusion3d.io.binary_file import filesystem, is_url, remote_error
 
 
 @contextmanager
@@ -28,16 +23,8 @@ def reaching(url: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(url, "no such file", "check the URL") from None
-    except (ImportError, ValueError) as error:
-        raise InputError(url, f"cannot be reached ({_short(error)})", "install what it needs (s3: `pip install s3fs`)") from None
     except Exception as error:  # each file system has errors of its own
-        raise InputError(url, f"cannot be reached ({_short(error)})", "check the URL, the access keys and the network") from None
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+        raise remote_error(url, error) from None
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,7 @@ class Place:
 
     @cached_property
     def _found(self) -> tuple[Any, str]:
-        fs, path = url_to_fs(self.url)
+        fs, path = filesystem(self.url)
         # other processes write here too
         fs.use_listings_cache = False
         fs.invalidate_cache()

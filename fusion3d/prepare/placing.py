@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import shapely
 from pyproj import CRS, Transformer
 
 from fusion3d.errors import CRSError, InputError
@@ -15,6 +16,7 @@ from fusion3d.prepare.assembly import Sources
 from fusion3d.prepare.footprints import footprint_bounds
 from fusion3d.prepare.rasters import bounds_in
 from fusion3d.prepare.scene import Scene
+from fusion3d.prepare.selection import Area, TilePlace, area_bounds, read_area, tiles_within
 from fusion3d.prepare.tiles import Tile, tile_bounds
 
 Box = tuple[float, float, float, float]
@@ -39,13 +41,18 @@ def place_grid(scene: Scene, sources: Sources, set_aside: list[tuple[str, str]],
     crs = _grid_crs(scene, sources, notes)
     tiles = _near(sources.tiles, crs, set_aside)
     options: dict[str, Any] = {"column": scene.column, "voxel": scene.voxel, "block": scene.block}
-    if scene.bounds is not None:
-        grid = Grid.covering(crs, scene.bounds, **options, closed=False)
-        inside = [tile for tile in tiles if not tile.file.count or _meet(tile_bounds(tile, crs), grid.bounds(grid.window))]
+    area = _area(scene, crs)
+    if area is not None:
+        grid = Grid.covering(crs, area_bounds(area, crs), **options, closed=False)
+        places = [
+            TilePlace(tile.file.path, shapely.box(*tile.file.bounds), map_crs(tile.crs)) for tile in tiles if tile.file.count
+        ]
+        touching = set(tiles_within(places, area))
+        inside = [tile for tile in tiles if not tile.file.count or tile.file.path in touching]
         if tiles and not inside and not sources.rasters and not sources.gedi:
             raise InputError(tiles[0].file.path, "no point of any tile lies inside the grid", "check --bounds and --crs")
         if len(inside) < len(tiles):
-            notes.append(f"{len(tiles) - len(inside)} of {len(tiles)} tiles lie outside of the bounds and are not read")
+            notes.append(f"{len(tiles) - len(inside)} of {len(tiles)} tiles lie outside of the area and are not read")
         return grid, inside
     if tiles:
         return Grid.covering(crs, _union(tile_bounds(tile, crs) for tile in tiles if tile.file.count), **options), tiles
@@ -141,8 +148,11 @@ def _area_of_use(crs: CRS) -> Any:
     return None if code is None else CRS.from_epsg(code).area_of_use
 
 
-def _meet(one: Box, other: Box) -> bool:
-    return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
+def _area(scene: Scene, crs: CRS) -> Area | None:
+    """The part of the ground that is wanted; None for all."""
+    if scene.within is not None:
+        return read_area(scene.within)
+    return None if scene.bounds is None else Area(shapely.box(*scene.bounds), crs)
 
 
 def _union(rectangles: Iterable[Box]) -> Box:

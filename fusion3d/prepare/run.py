@@ -101,7 +101,8 @@ def prepare(
     als = expand(scene.als.files, POINT_SUFFIXES) if scene.als else []
     gedi = expand(scene.gedi.files, GEDI_SUFFIXES) if scene.gedi else []
     scene = with_files(scene, als, gedi)
-    files = [describe_file(path) for path in [*als, *gedi, *_raster_files(scene)]]
+    area = [] if scene.within is None else [scene.within]
+    files = [describe_file(path) for path in [*als, *gedi, *_raster_files(scene), *area]]
     key = configuration_hash(scene, files, __version__)
     with Workers(workers, scheduler) as crew:
         done = _finished(place, key, overwrite)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fsspec.core import url_to_fs
 
 from fusion3d.errors import ConfigError, InputError
-from fusion3d.io.place import is_url, reaching
+from fusion3d.io.binary_file import filesystem, is_url
+from fusion3d.io.place import reaching
 
 RASTER_KINDS = ("reflectance", "backscatter", "continuous", "classes")
 POINT_SUFFIXES = (".las", ".laz")
@@ -91,6 +91,7 @@ class Scene:
     block : columns
     bounds : xmin, ymin, xmax, ymax in the grid's CRS; None covers every point cloud, else every raster,
         else GEDI
+    within : file of polygons in any CRS, in place of bounds: the grid covers them, tiles that do not touch them are not read
     simulated : no real ground: the store and every report of it say so
     """
 
@@ -102,6 +103,7 @@ class Scene:
     voxel: float = 0.5
     block: int = 64
     bounds: tuple[float, float, float, float] | None = None
+    within: str | None = None
     simulated: bool = False
 
     def __post_init__(self) -> None:
@@ -111,6 +113,8 @@ class Scene:
         for name in self.rasters:
             if not name.isidentifier():
                 raise ConfigError(f"sensor name {name!r}: use letters, digits and underscores")
+        if self.bounds is not None and self.within is not None:
+            raise ConfigError("give bounds or within, not both")
         if self.als is None and self.gedi is None and not self.rasters:
             raise ConfigError("nothing to prepare: name LAZ files, rasters or GEDI files")
 
@@ -142,6 +146,8 @@ def read_scene(path: str | Path) -> Scene:
         values["rasters"] = {
             name: RasterInput(**_known(RasterInput, _with_files(item, base))) for name, item in (raw.get("rasters") or {}).items()
         }
+        if isinstance(values.get("within"), str):
+            values["within"] = str(base / values["within"])
         return Scene(**values)
     except (ConfigError, TypeError, AttributeError) as error:
         raise InputError(path, str(error), "see configs/scene.yaml") from None
@@ -185,7 +191,7 @@ def _texts(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) > 0 and all(isinstance(item, str) for item in value)
 
 
-_MAY_BE_NONE = {"crs", "bounds", "bands", "pixel", "reader", "als", "gedi", "rasters"}
+_MAY_BE_NONE = {"crs", "bounds", "within", "bands", "pixel", "reader", "als", "gedi", "rasters"}
 _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "files": ("a path, or a list of paths", _texts),
     "attributes": ("a list of names", lambda value: value == () or _texts(value)),
@@ -202,6 +208,7 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "four numbers: xmin, ymin, xmax, ymax",
         lambda value: isinstance(value, tuple) and len(value) == 4 and all(map(_is_number, value)),
     ),
+    "within": ("a path of a file of polygons", lambda value: isinstance(value, str)),
     "normalized": ("true or false", lambda value: isinstance(value, bool)),
     "simulated": ("true or false", lambda value: isinstance(value, bool)),
     "crs": ("a CRS such as EPSG:2154", lambda value: isinstance(value, str) or type(value) is int),
@@ -242,7 +249,7 @@ def _remote_files(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
     if pattern.startswith(("http://", "https://")):
         return [pattern]
     with reaching(pattern):
-        fs, path = url_to_fs(pattern)
+        fs, path = filesystem(pattern)
         if glob.has_magic(path):
             names = fs.glob(path)
         elif fs.isdir(path):
@@ -256,7 +263,7 @@ def describe_file(path: str) -> dict[str, Any]:
     """Name, size and modification time (ns) of a source: what provenance and resume go by."""
     if is_url(path):
         with reaching(path):
-            fs, name = url_to_fs(path)
+            fs, name = filesystem(path)
             facts = fs.info(name)
             changed = facts.get("LastModified") or facts.get("mtime") or facts.get("created")
             when = changed.timestamp() if isinstance(changed, datetime.datetime) else float(changed or 0)

@@ -74,7 +74,7 @@ def test_tiles_outside_of_the_bounds_are_not_read(tiles, tmp_path, monkeypatch):
     summary = prepare(Scene(als=AlsSource(tuple(tiles[:2])), bounds=bounds), tmp_path / "s.zarr", quiet=True)
     assert read == tiles[:1]
     assert summary.attributes.als.points == 200
-    assert "1 of 2 tiles lie outside of the bounds and are not read" in summary.notes
+    assert "1 of 2 tiles lie outside of the area and are not read" in summary.notes
     nowhere = (0.0, 0.0, 100.0, 100.0)
     with pytest.raises(InputError, match="no point of any tile lies inside the grid"):
         prepare(Scene(als=AlsSource(tuple(tiles[:2])), bounds=nowhere), tmp_path / "none.zarr", quiet=True)
