@@ -156,7 +156,7 @@ def describe_crs(crs: CRS) -> CrsFacts:
     name = _code(crs)
     if name is None and vertical is not None and (code := _code(horizontal)) is not None:
         name = f"{code} + {_code(vertical) or vertical.name}"
-    metres = height_unit(crs)
+    metres = metres_of_height(crs)
     unit = horizontal.axis_info[0].unit_name if horizontal.axis_info else "unknown"
     if vertical is not None:
         height_unit: str | None = vertical.axis_info[0].unit_name
@@ -165,7 +165,7 @@ def describe_crs(crs: CRS) -> CrsFacts:
     return CrsFacts(name or crs.name, unit, None if vertical is None else vertical.name, height_unit)
 
 
-def height_unit(crs: CRS) -> float | None:
+def metres_of_height(crs: CRS) -> float | None:
     """Metres in one unit of height; None where the CRS does not say."""
     try:
         return vertical_unit(crs)

@@ -28,13 +28,13 @@ def _content(archive: Archive) -> list[str]:
     densities = sorted(tile.density for tile in tiles if tile.density is not None)
     dense = f", {_range(densities)} per m2" if densities else ""
     days = sorted(tile.file.date for tile in tiles if tile.file.date is not None)
-    dates = f"{days[0]} to {days[-1]}" if days else "none"
-    undated = f" ({len(tiles) - len(days):,} tiles say none)" if days and len(days) < len(tiles) else ""
+    undated = f" ({len(tiles) - len(days):,} tiles say none)" if len(days) < len(tiles) else ""
+    dates = f"{days[0]} to {days[-1]}{undated}; of the files, not of the flight" if days else "none stated"
     return [
         f"tiles    {len(tiles):,} files, {size / 1e9:.3g} GB, {points:,} points{dense}",
         f"format   {_counted(map(_format, tiles), len(tiles))}",
         f"crs      {_counted((describe_crs(tile.crs).name if tile.crs is not None else 'none' for tile in tiles), len(tiles))}",
-        f"dates    {dates}{undated}; of the files, not of the flight",
+        f"dates    {dates}",
     ]
 
 

@@ -22,7 +22,7 @@ from fusion3d.io.binary_file import is_url
 from fusion3d.io.las_layout import RecordLayout, base_dtype
 from fusion3d.io.whole_file import whole_file
 from fusion3d.prepare.moved_polygons import moved
-from fusion3d.prepare.tile_index import Archive, TileFacts, height_unit
+from fusion3d.prepare.tile_index import Archive, TileFacts, metres_of_height
 
 _EXTENSIONS = (
     "https://stac-extensions.github.io/pointcloud/v1.0.0/schema.json",
@@ -91,7 +91,7 @@ def _item(tile: TileFacts, name: str, href: str, place: shapely.Polygon | None) 
         "geometry": None if place is None else json.loads(shapely.to_geojson(place)),
     }
     if place is not None:
-        metres = (None if tile.crs is None else height_unit(tile.crs)) or 1.0
+        metres = (None if tile.crs is None else metres_of_height(tile.crs)) or 1.0
         west, south, east, north = place.bounds
         item["bbox"] = [west, south, zmin * metres, east, north, zmax * metres]
     item["properties"] = {
