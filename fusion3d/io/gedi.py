@@ -50,6 +50,7 @@ differences from that moment are UTC differences."""
 _SECONDS_PER_DAY = 86400.0
 _RH_HEIGHTS = 101
 _ACCEPTED = "fusion3d reads GEDI01_B, GEDI02_A, GEDI02_B and GEDI04_A"
+_GROUPS = ("METADATA/DatasetIdentification", *(beam + part for beam in BEAMS for part in ("", "/geolocation", "/ancillary")))
 
 Profile = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Heights, energies and row splits."""
@@ -159,7 +160,7 @@ def stated_unit(path: str | Path, name: str) -> str:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[h5py.File, Product, int | str]]:
     """The file with its product and release, from what it says of itself, else from its original or present name."""
-    with open_hdf5(path) as file:
+    with open_hdf5(path, _GROUPS) as file:
         about = file.get("METADATA/DatasetIdentification")
         notes = {} if about is None else about.attrs
         names = [text_attribute(value) for value in (file.attrs.get("short_name"), notes.get("shortName"), notes.get("fileName"))]

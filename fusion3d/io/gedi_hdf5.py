@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.errors import InputError
+from fusion3d.io import hdf5_probe
 
 DOWNLOAD_AGAIN = "download it again from Earthdata, logged in, and compare its size"
 
@@ -31,9 +32,18 @@ _SLACK_BYTES = 1 << 20
 
 
 @contextmanager
-def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
-    """An HDF5 file open for reading; whatever HDF5 raises while it is open becomes an `InputError`."""
+def open_hdf5(path: str | Path, groups: Sequence[str] = ()) -> Iterator[h5py.File]:
+    """An HDF5 file open for reading; whatever HDF5 raises while it is open becomes an `InputError`.
+
+    Parameters
+    ----------
+    groups : paths of the groups whose data sets will be read; one that HDF5 cannot walk through and live is refused
+    """
     _check_signature(Path(path))
+    about = Path(path).stat()
+    deadly = hdf5_probe.failure(str(path), about.st_size, about.st_mtime_ns, tuple(groups))
+    if deadly:
+        raise InputError(path, deadly, DOWNLOAD_AGAIN)
     try:
         with h5py.File(path, "r") as file:
             yield file
