@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from fusion3d.errors import InputError
 from fusion3d.io.las_header import LasHeader
-from fusion3d.io.laz import Chunk, read_chunk_table
+from fusion3d.io.laz import MAX_DECODED_RATIO, Chunk, read_chunk_table
 
 _LENIENCE = 0.01
 """Of the octree's size, by which the bounds in a header may lie outside of it."""
@@ -40,7 +40,7 @@ def is_copc(header: LasHeader) -> bool:
     return first is not None and (first.user, first.record) == ("copc", 1) and header.compressed and header.version == (1, 4)
 
 
-def read_nodes(source: BinaryIO, header: LasHeader, *, check: bool = True) -> list[Node]:
+def read_nodes(source: BinaryIO, header: LasHeader, *, check: bool = True, max_ratio: float = MAX_DECODED_RATIO) -> list[Node]:
     """Every node with points, in file order.
 
     Raises
@@ -51,7 +51,7 @@ def read_nodes(source: BinaryIO, header: LasHeader, *, check: bool = True) -> li
     centre_x, centre_y, half, page_start, page_size = _info(header)
     if header.count == 0:
         return []
-    chunks = {chunk.start: chunk for chunk in read_chunk_table(source, header, check=check)}
+    chunks = {chunk.start: chunk for chunk in read_chunk_table(source, header, check=check, max_ratio=max_ratio)}
     nodes: dict[int, Node] = {}
     for level, x, y, start, size, points in _entries(source, header, page_start, page_size):
         chunk = chunks.get(start)

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 from functools import lru_cache
-from pathlib import Path
 
 CPU_SECONDS = 20
 """For the structure of a file: a whole orbit takes less than 2."""

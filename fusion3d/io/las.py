@@ -56,6 +56,7 @@ class PointFile:
     crs : as the file states it, None when it states none
     dimensions : names that can be read beside X, Y and Z, extra bytes included
     date : when the file was written (not flown), None when it does not say
+    max_ratio : decoded bytes for one byte of file that are believed when it is read
     """
 
     path: str
@@ -72,6 +73,7 @@ class PointFile:
     dimensions: tuple[str, ...]
     extra_dimensions: tuple[str, ...]
     date: datetime.date | None
+    max_ratio: float = laz.MAX_DECODED_RATIO
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,13 @@ def coordinates(raw: npt.NDArray[np.int32], scale: float, offset: float) -> npt.
     return np.asarray(raw, np.float64) * scale + offset
 
 
-def open_points(path: str | Path, *, check: bool = True) -> PointFile:
+def open_points(path: str | Path, *, check: bool = True, max_ratio: float = laz.MAX_DECODED_RATIO) -> PointFile:
     """Check a LAS, LAZ or COPC file and tell what it holds; no point is read, but for the last chunk of a LAZ of formats 0-5.
 
     Parameters
     ----------
     check : also hold chunks and octree of compressed files against the header; the public header is checked in any case
+    max_ratio : decoded bytes for one byte of a compressed file that are believed, against decompression bombs
 
     Raises
     ------
@@ -138,13 +141,13 @@ def open_points(path: str | Path, *, check: bool = True) -> PointFile:
         header = header_of(source, os.fspath(path))
         if header.compressed and check:
             if copc.is_copc(header):
-                copc.read_nodes(source, header)
+                copc.read_nodes(source, header, max_ratio=max_ratio)
             else:
-                laz.read_chunk_table(source, header)
-    return point_file(header)
+                laz.read_chunk_table(source, header, max_ratio=max_ratio)
+    return point_file(header, max_ratio)
 
 
-def point_file(header: LasHeader) -> PointFile:
+def point_file(header: LasHeader, max_ratio: float = laz.MAX_DECODED_RATIO) -> PointFile:
     """What a checked header says, its LASzip record and its CRS understood.
 
     Raises
@@ -172,6 +175,7 @@ def point_file(header: LasHeader) -> PointFile:
         (*(name for name in layout.standard if name not in absent), *layout.extra_names),
         layout.extra_names,
         header.date,
+        max_ratio,
     )
 
 
@@ -214,11 +218,11 @@ def read_chunks(
         wanted, done = header.count, 0
         if header.compressed:
             if window is not None:
-                nodes = copc.nodes_touching(copc.read_nodes(source, header, check=False), window, max(header.scales[:2]))
+                nodes = _nodes(source, header, file, window)
                 chunks: Sequence[laz.Chunk] = [node.chunk for node in nodes]
                 wanted = sum(chunk.points for chunk in chunks)
             else:
-                chunks = laz.read_chunk_table(source, header, check=False)
+                chunks = laz.read_chunk_table(source, header, check=False, max_ratio=file.max_ratio)
             pieces = laz.decode_chunks(source, header, chunks, laz.layers(names, header.layout.extra_names))
         else:
             pieces = _plain_records(source, header, limit)
@@ -252,13 +256,18 @@ def query_window(file: PointFile, bounds: tuple[float, float, float, float], dim
     kept = []
     with open_binary(file.path) as source:
         header = _same_header(file, source)
-        nodes = copc.nodes_touching(copc.read_nodes(source, header, check=False), bounds, max(header.scales[:2]))
+        nodes = _nodes(source, header, file, bounds)
         selection = laz.layers(names, header.layout.extra_names)
         for records in _checked(header, laz.decode_chunks(source, header, [node.chunk for node in nodes], selection)):
             x = coordinates(records["X"], header.scales[0], header.offsets[0])
             y = coordinates(records["Y"], header.scales[1], header.offsets[1])
             kept.append(records[(x >= xmin) & (x < xmax) & (y > ymin) & (y <= ymax)])
     return _points(header, np.concatenate([np.empty(0, header.layout.dtype), *kept]), names)
+
+
+def _nodes(source: BinaryIO, header: LasHeader, file: PointFile, bounds: tuple[float, float, float, float]) -> list[copc.Node]:
+    nodes = copc.read_nodes(source, header, check=False, max_ratio=file.max_ratio)
+    return copc.nodes_touching(nodes, bounds, max(header.scales[:2]))
 
 
 def _chosen(file: PointFile, dimensions: Sequence[str] | None) -> tuple[str, ...]:

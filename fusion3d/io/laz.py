@@ -133,12 +133,15 @@ def _check_items(header: LasHeader, compressor: int, items: list[tuple[int, int,
         )
 
 
-def read_chunk_table(source: BinaryIO, header: LasHeader, *, check: bool = True) -> tuple[Chunk, ...]:
+def read_chunk_table(
+    source: BinaryIO, header: LasHeader, *, check: bool = True, max_ratio: float = MAX_DECODED_RATIO
+) -> tuple[Chunk, ...]:
     """Where the chunks of a compressed file are.
 
     Parameters
     ----------
     check : also hold every chunk's own header, or the end of the last chunk, against the table
+    max_ratio : decoded bytes for one byte of file that are believed
 
     Raises
     ------
@@ -146,7 +149,7 @@ def read_chunk_table(source: BinaryIO, header: LasHeader, *, check: bool = True)
         The table is missing, outside of the file, or contradicts the header's number of points or the bytes there are.
     """
     record = laszip_record(header)
-    _check_ratio(header)
+    _check_ratio(header, max_ratio)
     if header.count == 0:
         _check_empty(source, header)
         return ()
@@ -168,13 +171,14 @@ def read_chunk_table(source: BinaryIO, header: LasHeader, *, check: bool = True)
     return chunks
 
 
-def _check_ratio(header: LasHeader) -> None:
+def _check_ratio(header: LasHeader, max_ratio: float) -> None:
     decoded = header.count * header.layout.length
-    if decoded > _FREE_DECODED and decoded > MAX_DECODED_RATIO * header.size:
+    if decoded > _FREE_DECODED and decoded > max_ratio * header.size:
         raise InputError(
             header.path,
             f"its header says {header.count} points, {decoded / 1e6:.6g} MB out of {header.size / 1e6:.3g} MB: damaged or a bomb",
-            f"download it again; if so much repetition is meant (above {MAX_DECODED_RATIO} to 1), give it as uncompressed LAS",
+            f"download it again; if so much repetition is meant (above {max_ratio:g} to 1), give it as uncompressed LAS, or "
+            "pass --max-ratio with a higher one",
         )
 
 

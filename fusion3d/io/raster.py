@@ -50,6 +50,7 @@ class RasterFile:
     date : of acquisition or None
     alpha : 1-based index of the band that is a mask, or None
     internal_mask : whether the file holds a mask of its own
+    palette : whether its values are numbers of colours
     mask, clear : a class image (cloud mask) and its classes that count as valid
     """
 
@@ -70,6 +71,7 @@ class RasterFile:
     date: datetime.date | None = None
     alpha: int | None = None
     internal_mask: bool = False
+    palette: bool = False
     mask: RasterFile | None = None
     clear: tuple[int, ...] = SCL_CLEAR
 
@@ -327,6 +329,7 @@ def open_raster(path: str | Path, *, crs: CRS | str | None = None, bands: str | 
             date=_date(date, text),
             alpha=alpha,
             internal_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+            palette=any(dataset.colorinterp[index - 1] == ColorInterp.palette for index in indexes),
             mask=None if mask is None else open_raster(mask, crs=known, nodata="none"),
             clear=tuple(int(value) for value in mask_clear_values),
         )

@@ -69,6 +69,10 @@ class RasterSeries:
         return np.result_type(*(file.dtype for step in self.steps for file in step))
 
     @property
+    def palette(self) -> bool:
+        return any(file.palette for step in self.steps for file in step)
+
+    @property
     def pixel(self) -> float:
         return self.steps[0][0].pixel
 

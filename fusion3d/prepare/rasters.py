@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pyproj import CRS, Transformer
 
-from fusion3d.errors import ConfigError, CRSError
+from fusion3d.errors import ConfigError, CRSError, InputError
 from fusion3d.grid import Grid, Window, same_map_crs
 from fusion3d.io.pixels import RasterSource, Target
 from fusion3d.io.raster import open_raster
@@ -37,21 +37,31 @@ def open_source(name: str, item: RasterInput, assumed_crs: str | None) -> Raster
     """
     if item.reader is not None:
         try:
-            source: RasterSource = _load(item.reader)(*map(Path, item.files), **item.options)
+            own: RasterSource = _load(item.reader)(*map(Path, item.files), **item.options)
         except TypeError as error:
             raise ConfigError(f"{name}: the reader does not take these files and options ({error})") from None
-        return source
+        return own
     options = dict(item.options)
     if item.bands is not None:
         options["bands"] = item.bands
-    crs = item.crs or assumed_crs
-    first = Path(item.files[0])
     try:
-        if len(item.files) == 1 and first.is_file() and first.suffix.lower() not in (".nc", ".zarr"):
-            return open_raster(item.files[0], crs=crs, **options)
-        return open_series(item.files[0] if len(item.files) == 1 else list(item.files), crs=crs, **options)
+        source = _open(item, item.crs or assumed_crs, options)
     except TypeError as error:
         raise ConfigError(f"{name}: unknown option ({error})") from None
+    if item.kind != "classes" and getattr(source, "palette", False):
+        raise InputError(
+            item.files[0],
+            "has a palette: its values are numbers of colours, no measurements",
+            f"give it as classes (--raster {name}:classes=PATH), or its colours (gdal_translate -expand rgb)",
+        )
+    return source
+
+
+def _open(item: RasterInput, crs: str | None, options: dict[str, Any]) -> RasterSource:
+    first = Path(item.files[0])
+    if len(item.files) == 1 and first.is_file() and first.suffix.lower() not in (".nc", ".zarr"):
+        return open_raster(item.files[0], crs=crs, **options)
+    return open_series(item.files[0] if len(item.files) == 1 else list(item.files), crs=crs, **options)
 
 
 @cache

@@ -15,6 +15,7 @@ import yaml
 
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.io.binary_file import filesystem, is_url
+from fusion3d.io.laz import MAX_DECODED_RATIO
 from fusion3d.io.place import reaching
 
 RASTER_KINDS = ("reflectance", "backscatter", "continuous", "classes")
@@ -34,6 +35,7 @@ class AlsSource:
     attributes : extra dimensions to keep beside the standard ones
     ground_class : classes that are ground (ASPRS 2)
     ground_buffer : how far outside a block ground points are looked for, and the farthest ground that still counts, metres
+    max_ratio : decoded bytes for one byte of LAZ that are believed; more is taken for a decompression bomb
     """
 
     files: tuple[str, ...]
@@ -42,6 +44,7 @@ class AlsSource:
     attributes: tuple[str, ...] = ()
     ground_class: tuple[int, ...] = (2,)
     ground_buffer: float = 50.0
+    max_ratio: float = MAX_DECODED_RATIO
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,7 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, tuple) and all(type(item) is int for item in value),
     ),
     "ground_buffer": ("a number of metres", _is_number),
+    "max_ratio": ("a number above 0", lambda value: _is_number(value) and value > 0),
     "column": ("a number of metres", _is_number),
     "voxel": ("a number of metres", _is_number),
     "pixel": ("a number of metres", _is_number),
@@ -240,7 +244,10 @@ def expand(patterns: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
 def _local_files(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
     path = Path(pattern)
     if path.is_dir():
-        return [str(item) for item in path.iterdir() if item.suffix.lower() in suffixes]
+        found = [str(item) for item in path.iterdir() if item.suffix.lower() in suffixes]
+        if not found:
+            raise InputError(pattern, f"the folder holds no {' or '.join(suffixes)} file", "check the path")
+        return found
     return [pattern] if path.exists() else glob.glob(pattern, recursive=True)
 
 

@@ -50,7 +50,7 @@ def scan_tile(path: str, source: AlsSource, grid_crs: str | None) -> Tile:
     InputError, CRSError
         The file is damaged, or has no CRS and none was given.
     """
-    file = open_points(path)
+    file = open_points(path, max_ratio=source.max_ratio)
     assumed = source.crs or grid_crs
     crs = file.crs if file.crs is not None or assumed is None else parse_crs(assumed)
     if crs is None:

@@ -58,7 +58,7 @@ def _gedi(product: str) -> bytes:
     if product == "GEDI_L2A":
         lists |= {"lon_lowestmode": np.full(shots, -44.0), "lat_lowestmode": np.full(shots, -13.0),
                   "elev_lowestmode": np.full(shots, 500.0, "f4"), "quality_flag": np.ones(shots, "u1"),
-                  "solar_elevation": np.full(shots, -10.0, "f4"), "rh": np.tile(np.linspace(0, 10, 101, dtype="f4"), (shots, 1))}  # fmt: skip
+                  "solar_elevation": np.full(shots, -10.0, "f4"), "rh": np.tile(np.arange(101, dtype="f4"), (shots, 1))}  # fmt: skip
     else:
         lists |= {"rx_sample_count": np.full(shots, 8, "u2"), "rx_sample_start_index": 1 + 8 * np.arange(shots, dtype="u8"),
                   "rxwaveform": np.full(8 * shots, 120, "f4"), "noise_mean_corrected": np.full(shots, 100.0)}  # fmt: skip

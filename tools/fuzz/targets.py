@@ -1,7 +1,7 @@
 """What is fuzzed: readers of files that others made. Whatever the bytes, they answer, or raise a `Fusion3DError`.
 
-Each target takes the bytes of one input, writes them under a name where the reader finds them, and reads them as `fusion3d prepare`
-does. An error of any other kind, a hang, or memory without bound is a finding.
+Each target takes the bytes of one input, writes them under a name where the reader finds them, and reads them as
+`fusion3d prepare` does. An error of any other kind, a hang, or memory without bound is a finding.
 """
 
 from __future__ import annotations
