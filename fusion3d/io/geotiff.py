@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -131,7 +132,8 @@ class CogWriter:
         if self._dataset is None:
             return
         try:
-            self._dataset.close()
+            with _silence():
+                self._dataset.close()
             self._dataset = None
             self._verify(self._draft)
             rasterio.shutil.copy(self._draft, self._finished, driver="COG", **self._cog_options())
@@ -148,7 +150,7 @@ class CogWriter:
         if self._dataset is not None:
             dataset, self._dataset = self._dataset, None
             # The disk may be full; the draft is removed all the same.
-            with contextlib.suppress(RasterioError, OSError):
+            with contextlib.suppress(RasterioError, OSError), _silence():
                 dataset.close()
         for path in (self._draft, self._finished):
             for leftover in path.parent.glob(f"{path.name}*"):
@@ -210,6 +212,20 @@ def _check_nodata(nodata: float | None, dtype: np.dtype) -> None:
     limits = np.iinfo(dtype)
     if math.isnan(nodata) or nodata != int(nodata) or not limits.min <= nodata <= limits.max:
         raise ConfigError(f"nodata {nodata} is not a value of {dtype}")
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep off the terminal what libtiff prints there past GDAL's log: on a full disk, hundreds of lines for one error."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _flush(path: Path) -> None:

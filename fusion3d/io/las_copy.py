@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import laspy
+import lazrs
 import numpy as np
 from laspy.vlrs.vlrlist import VLRList
 
@@ -92,7 +93,7 @@ def copy_points(
     """
     target = Path(target)
     compressed = target.suffix.lower() != ".las"
-    with whole_file(target, laspy.LaspyException) as draft:
+    with whole_file(target, laspy.LaspyException, lazrs.LazrsError) as draft:
         with decoding(file.path, "cannot be read again"):
             reader = laspy.open(file.path)
         with reader, draft.open("xb") as stream:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import laspy
+import lazrs
 import numpy as np
 import numpy.typing as npt
 from pyproj import CRS
@@ -160,5 +161,5 @@ def _wkt(crs: CRS) -> str:
 
 def _write(target: Path, las: laspy.LasData) -> None:
     compressed = target.suffix.lower() != ".las"
-    with whole_file(target) as draft, draft.open("xb") as stream:
+    with whole_file(target, lazrs.LazrsError) as draft, draft.open("xb") as stream:
         las.write(stream, do_compress=compressed, laz_backend=laspy.LazBackend.Lazrs if compressed else None)

@@ -14,8 +14,8 @@ from fusion3d import __version__
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.table import text_table
 from fusion3d.io.csv_table import write_csv
+from fusion3d.io.geopackage import write_geopackage
 from fusion3d.io.json_file import write_json
-from fusion3d.io.whole_file import whole_file
 from fusion3d.tasks.variogram import Variogram
 
 SUFFIXES = (".csv", ".gpkg", ".json")
@@ -178,15 +178,12 @@ class Totals:
 
     def _write_geopackage(self, crs: CRS) -> Path:
         import geopandas
-        from pyogrio.errors import DataLayerError, DataSourceError
 
         plain = [{**row.plain(), "level": self.level} for row in self.rows]
         frame = geopandas.GeoDataFrame(plain, geometry=[_multipolygon(row.geometry) for row in self.rows], crs=crs)
         for name in _MAY_LACK:
             frame[name] = frame[name].astype("float64")
-        with whole_file(self.out, DataSourceError, DataLayerError, RuntimeError) as draft:
-            frame.to_file(draft, driver="GPKG", layer="totals")
-        return self.out
+        return write_geopackage(frame, self.out, "totals")
 
 
 def check_out(path: Path, option: str = "--out") -> None:

@@ -10,6 +10,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 
+from fusion3d.io.whole_file import whole_file, write_whole
+
 LAST = "last"
 
 
@@ -17,14 +19,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint under a temporary name and renames it, so that a killed run leaves the one before."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        partial = f"{path}.partial"
-        try:
-            super().save_checkpoint(checkpoint, partial, storage_options)
-            with open(partial, "rb") as written:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path, RuntimeError) as draft:  # what torch raises on a full disk
+            super().save_checkpoint(checkpoint, draft, storage_options)
+            with draft.open("rb") as written:
                 os.fsync(written.fileno())
-            os.replace(partial, path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -46,7 +45,7 @@ class ConfigurationFile(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(self.text)
+            write_whole(self.path, self.text)
 
 
 def checkpoint_every(run: Path, steps: int) -> ModelCheckpoint:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pyproj import CRS
 
-from fusion3d.io.whole_file import whole_file
+from fusion3d.io.geopackage import write_geopackage
 from fusion3d.simulate.model import SPECIES, Cover, LeafVoxels, Surface, Tile
 from fusion3d.simulate.waveform import (
     FOOTPRINT_RADIUS,
@@ -253,9 +253,8 @@ def write_points(path: Path, columns: dict[str, Any], x: Float64, y: Float64, cr
         frame["shot_id"] = frame["shot_id"].astype("int64")
     date_before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     try:
-        with whole_file(path, pyogrio.errors.DataSourceError) as draft:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": f"{day.isoformat()}T00:00:00.000Z"})
-            frame.to_file(draft, driver="GPKG", layer=path.stem, engine="pyogrio")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": f"{day.isoformat()}T00:00:00.000Z"})
+        write_geopackage(frame, path, path.stem)
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": date_before})

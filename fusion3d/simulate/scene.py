@@ -124,6 +124,13 @@ def simulate(
         record = {"fusion3d": __version__, "site": asdict(site), "options": asdict(options), "files": files}
         (draft / RECORD).write_text(json.dumps(record, indent=1))
         _put_in_place(draft, out, overwrite)
+    except InputError as error:
+        told = None if error.path is None else error.path.replace(str(draft), str(out))
+        raise InputError(told, error.problem, error.remedy) from None
+    except OSError as error:
+        raise InputError(
+            out, f"cannot be written ({error.strerror or error})", "free disk space or give another folder"
+        ) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return SceneSummary(out, site, len(files), sum(files.values()), seconds)

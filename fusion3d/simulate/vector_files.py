@@ -19,6 +19,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 
 from fusion3d.errors import InputError
+from fusion3d.io.geopackage import check_geopackage
 from fusion3d.io.whole_file import whole_file
 
 Float64 = npt.NDArray[np.float64]
@@ -43,6 +44,7 @@ class PointsFile:
         self._crs = crs.to_wkt("WKT2_2019") if crs.to_epsg() is None else f"EPSG:{crs.to_epsg()}"
         self._day = f"{day.isoformat()}T00:00:00.000Z"
         self._draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.gpkg")
+        self._rows = 0
 
     def append(self, x: Float64, y: Float64, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write points [N] with their columns [N]; the first call, of no points perhaps, decides the columns.
@@ -61,6 +63,7 @@ class PointsFile:
                 self._draft, geometry=shapely.to_wkb(shapely.points(x, y)), field_data=list(columns.values()),
                 fields=list(columns), layer=self.path.stem, driver="GPKG", geometry_type="Point", crs=self._crs, append=begun,
             )  # fmt: skip
+            self._rows += len(x)
         except (OSError, DataSourceError, DataLayerError, RuntimeError) as error:
             raise self._failed(error) from None
         finally:
@@ -69,8 +72,9 @@ class PointsFile:
     def close(self) -> Path:
         """Give the file its name."""
         try:
+            check_geopackage(self._draft, self.path.stem, self._rows)
             os.replace(self._draft, self.path)
-        except OSError as error:
+        except (OSError, DataSourceError, DataLayerError) as error:
             raise self._failed(error) from None
         finally:
             self.discard()
