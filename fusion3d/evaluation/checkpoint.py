@@ -31,23 +31,20 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
     ConfigError
         There is no such device.
     """
-    import torch
-
+    from fusion3d.pretraining.checkpoint_file import REMEDY, read_checkpoint
     from fusion3d.pretraining.module import CrossModalPretraining
 
     where = device_named(device)
     path = checkpoint_file(checkpoint)
-    remedy = "give the .ckpt or the run folder of `fusion3d pretrain`"
-    if not path.is_file():
-        raise InputError(path, "no checkpoint there", remedy)
+    held = read_checkpoint(path)
     try:
-        steps = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        steps = int(held["global_step"])
         module = CrossModalPretraining.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except Fusion3DError:
         raise
-    except Exception as error:  # damaged pickles raise anything
+    except Exception as error:  # hyperparameters and weights that do not fit raise anything
         reason = " ".join(str(error).split())[:120]
-        raise InputError(path, f"not a checkpoint of `fusion3d pretrain` ({type(error).__name__}: {reason})", remedy) from None
+        raise InputError(path, f"not a checkpoint of `fusion3d pretrain` ({type(error).__name__}: {reason})", REMEDY) from None
     if untrained:
         module = CrossModalPretraining(**dict(module.hparams))
         module.configure_model()

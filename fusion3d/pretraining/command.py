@@ -26,6 +26,7 @@ from fusion3d.pretraining.callbacks import (
     config_file,
     last_checkpoint,
 )
+from fusion3d.pretraining.checkpoint_file import read_checkpoint
 from fusion3d.pretraining.module import CrossModalPretraining
 from fusion3d.pretraining.option_texts import describe_options
 from fusion3d.pretraining.sharding import check_strategy
@@ -108,6 +109,8 @@ def main(args: list[str]) -> int:
     with warnings.catch_warnings():
         _quiet()
         cli = _parsed(args)
+        if cli.checkpoint is not None:
+            read_checkpoint(cli.checkpoint)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if cli.trainer.interrupted:
         if cli.trainer.is_global_zero:
