@@ -155,12 +155,25 @@ def picture(path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "points.las": points, "points.laz": points, "copy.las": copy_of_points, "copy.laz": copy_of_points, "map.tif": cog,
-    "cells.parquet": geoparquet, "page.html": text, "figures.json": json_file, "figures.csv": csv,
-    "map.tif.partial/0_0.npz": block, "model.safetensors": model_arrays, "encoder.safetensors": encoder,
-    "last.ckpt": checkpoint, "config.yaml": configuration, "plots.geojson": geojson, "truth.gpkg": geopackage, "trees.gpkg": points_file,
+    "points.las": points,
+    "points.laz": points,
+    "copy.las": copy_of_points,
+    "copy.laz": copy_of_points,
+    "map.tif": cog,
+    "cells.parquet": geoparquet,
+    "page.html": text,
+    "figures.json": json_file,
+    "figures.csv": csv,
+    "map.tif.partial/0_0.npz": block,
+    "model.safetensors": model_arrays,
+    "encoder.safetensors": encoder,
+    "last.ckpt": checkpoint,
+    "config.yaml": configuration,
+    "plots.geojson": geojson,
+    "truth.gpkg": geopackage,
+    "trees.gpkg": points_file,
     "picture.png": picture,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])

@@ -87,7 +87,7 @@ def test_checkpoint_with_a_payload_is_refused_by_every_verb(tmp_path, store, mar
 def test_payload_in_an_older_form_is_refused_too(tmp_path, marker, save):
     path = tmp_path / "last.ckpt"
     save({"state_dict": {}, "global_step": 1, "hyper_parameters": {}, "more": Payload(marker)}, path)
-    with pytest.raises(InputError, match="last.ckpt: "):
+    with pytest.raises(InputError, match=r"last\.ckpt: "):
         load_pretraining(path)
 
 
@@ -188,7 +188,11 @@ _MEANT = {("fusion3d/prepare/rasters.py", "spec.loader.exec_module")}  # a reade
 
 def test_no_call_in_the_package_opens_what_could_run():
     root = Path(fusion3d.cli.__file__).parents[2]
-    guards = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False"), "yaml.load": ("Loader", "yaml.BaseLoader")}
+    guards = {
+        "torch.load": ("weights_only", "True"),
+        "np.load": ("allow_pickle", "False"),
+        "yaml.load": ("Loader", "yaml.BaseLoader"),
+    }
     seen = set()
     for path in sorted((root / "fusion3d").rglob("*.py")):
         name = str(path.relative_to(root))

@@ -29,7 +29,7 @@ def write_geopackage(frame: geopandas.GeoDataFrame, path: str | Path, layer: str
 
 
 def check_geopackage(path: Path, layer: str, rows: int) -> None:
-    """Raise OSError unless a layer has its rows and its spatial index: on a full disk GDAL leaves the index out and says nothing."""
+    """Raise OSError unless a layer has its rows and its spatial index, which GDAL leaves out silently on a full disk."""
     import pyogrio
 
     found = pyogrio.read_info(path, layer=layer, force_feature_count=True)

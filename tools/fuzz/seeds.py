@@ -23,8 +23,7 @@ def main() -> None:
         name = f"seed_{version}_{point_format}.{'laz' if compressed else 'las'}"
         content = _las(version, point_format, compressed)
         _save(CORPUS / "points" / name, content)
-        start = int.from_bytes(content[96:100], "little")
-        _save(CORPUS / "las_header" / name, content[: start + 400])
+        _save(CORPUS / "las_header" / name, content)
     for product in ("GEDI_L2A", "GEDI_L1B"):
         _save(CORPUS / "gedi" / f"seed_{product}.h5", _gedi(product))
     for product in range(4):
@@ -58,7 +57,7 @@ def _gedi(product: str) -> bytes:
     if product == "GEDI_L2A":
         lists |= {"lon_lowestmode": np.full(shots, -44.0), "lat_lowestmode": np.full(shots, -13.0),
                   "elev_lowestmode": np.full(shots, 500.0, "f4"), "quality_flag": np.ones(shots, "u1"),
-                  "solar_elevation": np.full(shots, -10.0, "f4"), "rh": np.tile(np.arange(101, dtype="f4"), (shots, 1))}  # fmt: skip
+                  "solar_elevation": np.full(shots, -10.0, "f4"), "rh": np.ones((shots, 101), "f4")}  # fmt: skip
     else:
         lists |= {"rx_sample_count": np.full(shots, 8, "u2"), "rx_sample_start_index": 1 + 8 * np.arange(shots, dtype="u8"),
                   "rxwaveform": np.full(8 * shots, 120, "f4"), "noise_mean_corrected": np.full(shots, 100.0)}  # fmt: skip
