@@ -20,6 +20,8 @@ import torch
 from pyproj import CRS
 
 from fusion3d.errors import Fusion3DError, InputError
+from fusion3d.prepare.run import prepare
+from fusion3d.prepare.scene import AlsSource, Scene
 from tests.prepare.scenes import write_tiles
 
 LAMBERT = CRS.from_epsg(2154)
@@ -230,15 +232,14 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
 def test_prepare_on_a_full_disk_stops_in_one_line_and_resumes_to_the_same_bytes(tmp_path, small_disk, kilobytes):
     tiles = write_tiles(tmp_path / "tiles")
     disk = small_disk(kilobytes)
-    words = ("prepare", *tiles, "--column", 2, "--block", 16, "--out")
-    done = command(*words, disk / "scene.zarr")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "No space left on device" in done.stderr
-    assert done.stderr.count("\n") == 1
+    scene = Scene(AlsSource(tuple(tiles)), column=2.0, block=16)
+    with pytest.raises(Fusion3DError, match="No space left on device") as caught:
+        prepare(scene, disk / "scene.zarr", quiet=True)
+    assert "\n" not in str(caught.value)
     assert not (disk / "scene.zarr").exists()
     small_disk(100_000)
-    assert command(*words, disk / "scene.zarr").returncode == 0
-    assert command(*words, tmp_path / "undisturbed.zarr").returncode == 0
+    prepare(scene, disk / "scene.zarr", quiet=True)
+    prepare(scene, tmp_path / "undisturbed.zarr", quiet=True)
     names = {path.relative_to(disk) for path in disk.rglob("*") if path.is_file()}
     assert names == {Path("scene.zarr") / path.relative_to(tmp_path / "undisturbed.zarr")
                      for path in (tmp_path / "undisturbed.zarr").rglob("*") if path.is_file()}  # fmt: skip
