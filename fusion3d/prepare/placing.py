@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import shapely
-from pyproj import CRS, Transformer
+from pyproj import CRS
 
 from fusion3d.errors import CRSError, InputError
 from fusion3d.grid import Grid, map_crs, parse_crs, same_map_crs
@@ -17,12 +17,11 @@ from fusion3d.prepare.footprints import footprint_bounds
 from fusion3d.prepare.rasters import bounds_in
 from fusion3d.prepare.scene import Scene
 from fusion3d.prepare.selection import Area, TilePlace, area_bounds, read_area, tiles_within
+from fusion3d.prepare.tile_place import near_tiles
 from fusion3d.prepare.tiles import Tile, tile_bounds
 
 Box = tuple[float, float, float, float]
 
-_BEYOND = 3.0
-"""Degrees outside of the area of use of a CRS that it still serves: half a UTM zone."""
 _NAMED = 5
 
 
@@ -39,7 +38,8 @@ def place_grid(scene: Scene, sources: Sources, set_aside: list[tuple[str, str]],
         There is no CRS to go by, or nothing has a place.
     """
     crs = _grid_crs(scene, sources, notes)
-    tiles = _near(sources.tiles, crs, set_aside)
+    tiles, far = near_tiles(sources.tiles, crs)
+    set_aside += far
     options: dict[str, Any] = {"column": scene.column, "voxel": scene.voxel, "block": scene.block}
     area = _area(scene, crs)
     if area is not None:
@@ -103,49 +103,6 @@ def _grid_crs(scene: Scene, sources: Sources, notes: list[str]) -> CRS:
     except CRSError as error:
         raise CRSError(path, error.problem, error.remedy) from None
     return map_crs(crs)
-
-
-def _near(tiles: list[Tile], crs: CRS, set_aside: list[tuple[str, str]]) -> list[Tile]:
-    """Tiles without those that lie where the CRS of the grid does not reach; all, where none is near.
-
-    Far outside of its area of use a projection gives numbers without meaning, and a grid of half the globe.
-    """
-    near = [tile for tile in tiles if not _far(tile, crs)]
-    if not near:
-        return tiles
-    for tile in tiles:
-        if tile not in near:
-            own = "which it is taken to be in" if tile.file.crs is None else f"it is in {map_crs(tile.crs).name}"
-            error = CRSError(
-                tile.file.path,
-                f"lies far outside of where {map_crs(crs).name}, the CRS of the grid, is used ({own})",
-                "check its CRS, or prepare it apart",
-            )
-            set_aside.append((tile.file.path, str(error)))
-    return near
-
-
-def _far(tile: Tile, crs: CRS) -> bool:
-    area = _area_of_use(map_crs(crs))
-    if area is None or not tile.file.count:
-        return False
-    west, south, east, north = tile.file.bounds
-    to_degrees = Transformer.from_crs(map_crs(tile.crs), CRS.from_epsg(4326), always_xy=True)
-    longitude, latitude = to_degrees.transform((west + east) / 2, (south + north) / 2)
-    if not (np.isfinite(longitude) and np.isfinite(latitude)):
-        return True
-    middle = (area.west + area.east) / 2 if area.west <= area.east else (area.west + area.east + 360) / 2
-    half = (area.east - area.west) % 360 / 2 if (area.east - area.west) % 360 else 180.0
-    apart = abs((longitude - middle + 180) % 360 - 180)
-    return bool(apart > half + _BEYOND or latitude < area.south - _BEYOND or latitude > area.north + _BEYOND)
-
-
-def _area_of_use(crs: CRS) -> Any:
-    """Files state a CRS without its area: that is looked up by its code."""
-    if crs.area_of_use is not None:
-        return crs.area_of_use
-    code = crs.to_epsg()
-    return None if code is None else CRS.from_epsg(code).area_of_use
 
 
 def _area(scene: Scene, crs: CRS) -> Area | None:

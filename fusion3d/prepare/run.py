@@ -42,6 +42,7 @@ from fusion3d.prepare.scene import (
     expand,
     with_files,
 )
+from fusion3d.prepare.tile_place import check_place, without_degrees
 from fusion3d.prepare.tiles import Tile, same_content, scan_tile
 from fusion3d.store.layout import StoreAttributes
 from fusion3d.store.reader import Store
@@ -216,6 +217,7 @@ def _check(
         try:
             assert scene.als is not None
             tile = scan_tile(path, scene.als, scene.crs)
+            check_place(tile)
             others = alike.setdefault((tile.file.count, tile.file.bounds, tile.file.z_bounds), [])
             twin = next((other for other in others if same_content(tile.file, other.file)), None)
             if twin is not None:
@@ -226,6 +228,9 @@ def _check(
             others.append(tile)
         except Fusion3DError as error:
             set_aside.append((path, str(error)))
+    if scene.crs is None:
+        tiles, degrees = without_degrees(tiles)
+        set_aside += degrees
     crs = common_crs(tiles)
     common = None if crs is None else map_crs(crs).to_wkt()
     for name, item in sorted(scene.rasters.items()):

@@ -1,4 +1,4 @@
-"""Whether tiles lie where their CRS can say: what is far outside of it is stated wrongly, and would make a grid of half the globe."""
+"""Whether tiles lie where their CRS can say: one stated wrongly lies far outside, and would make a grid of half the globe."""
 
 from __future__ import annotations
 
@@ -8,38 +8,55 @@ from functools import lru_cache
 from pyproj import CRS, Transformer
 
 from fusion3d.errors import CRSError
-from fusion3d.grid import map_crs, parse_crs
+from fusion3d.grid import map_crs
 from fusion3d.prepare.tiles import Tile
 
-_MARGIN_DEGREES = 10.0
-"""Around the area of use of a CRS: a country is often mapped in one zone of UTM, also where that of its neighbour begins."""
+_OWN_MARGIN = 10.0
+"""Degrees around the area of use of a CRS in which files in it may lie: a country is often mapped in one zone of UTM."""
+_GRID_MARGIN = 3.0
+"""Degrees around the area of use of the grid's CRS that it still serves: half a zone of UTM."""
 _REPROJECT = "reproject it to a projected CRS first, for instance with pdal translate --filter reprojection"
 
 Box = tuple[float, float, float, float]
 
 
-def check_place(tile: Tile, grid_crs: str | None) -> None:
-    """Refuse a tile that lies nowhere its own CRS, or that of the grid, is made for.
+def check_place(tile: Tile) -> None:
+    """Refuse a tile that lies nowhere the CRS that it states is made for.
 
     Raises
     ------
     CRSError
-        Its coordinates are geocentric, or far outside of the area of one of the two.
+        Its coordinates are geocentric, or far outside of the area of its CRS.
     """
     crs, path = map_crs(tile.crs), tile.file.path
     if crs.is_geocentric:
         raise CRSError(path, f"its CRS {crs.name!r} is geocentric: its heights are not its z", _REPROJECT)
-    if tile.file.count == 0:
-        return
-    xmin, ymin, xmax, ymax = tile.file.bounds
-    place = _to_degrees(crs).transform((xmin + xmax) / 2, (ymin + ymax) / 2)
-    for asked, remedy in (
-        (crs, "its CRS or its coordinates are stated wrongly: rewrite it with the right CRS"),
-        (crs if grid_crs is None else map_crs(parse_crs(grid_crs)), "leave it out, or give another --crs"),
-    ):
-        area = _area(asked)
-        if area is not None and not _inside(area, *place):
-            raise CRSError(path, f"lies at {_said(*place)}, far outside of the area of {asked.name!r}", remedy)
+    # one that was given for want of another may be for coordinates of a local system
+    if tile.file.crs is not None and _far(tile, crs, _OWN_MARGIN):
+        raise CRSError(
+            path,
+            f"lies at {_said(*_place(tile))}, far outside of the area of {crs.name!r}",
+            "its CRS or its coordinates are stated wrongly: rewrite it with the right CRS",
+        )
+
+
+def near_tiles(tiles: list[Tile], crs: CRS) -> tuple[list[Tile], list[tuple[str, str]]]:
+    """Tiles that lie where the CRS of the grid is used, and path and reason of the others; all, where none does.
+
+    Far outside of its area of use a projection gives numbers without meaning, and a grid of half the globe.
+    """
+    near = [tile for tile in tiles if not _far(tile, map_crs(crs), _GRID_MARGIN)]
+    if not near:
+        return tiles, []
+    kept = {id(tile) for tile in near}
+    reasons = []
+    for tile in tiles:
+        if id(tile) not in kept:
+            own = "which it is taken to be in" if tile.file.crs is None else f"it is in {map_crs(tile.crs).name}"
+            problem = f"lies far outside of where {map_crs(crs).name}, the CRS of the grid, is used ({own})"
+            error = CRSError(tile.file.path, problem, "check its CRS, or prepare it apart")
+            reasons.append((tile.file.path, str(error)))
+    return near, reasons
 
 
 def without_degrees(tiles: list[Tile]) -> tuple[list[Tile], list[tuple[str, str]]]:
@@ -66,13 +83,24 @@ def _area(crs: CRS) -> Box | None:
     return None if area is None else (area.west, area.south, area.east, area.north)
 
 
-def _inside(area: Box, longitude: float, latitude: float) -> bool:
+def _place(tile: Tile) -> tuple[float, float]:
+    """Longitude and latitude of the middle of a tile."""
+    xmin, ymin, xmax, ymax = tile.file.bounds
+    return _to_degrees(map_crs(tile.crs)).transform((xmin + xmax) / 2, (ymin + ymax) / 2)  # type: ignore[no-any-return]
+
+
+def _far(tile: Tile, crs: CRS, margin: float) -> bool:
+    """Whether a tile lies more than a margin (degrees) outside of the area of use of a CRS; not, where that is not known."""
+    area = _area(crs)
+    if area is None or tile.file.count == 0:
+        return False
+    longitude, latitude = _place(tile)
     west, south, east, north = area
     # an area across 180 degrees has its east in the west
-    width = (east - west) % 360.0 or 360.0
-    along = (longitude - west + _MARGIN_DEGREES) % 360.0
-    near = width + 2 * _MARGIN_DEGREES >= 360.0 or along <= width + 2 * _MARGIN_DEGREES
-    return math.isfinite(longitude) and near and south - _MARGIN_DEGREES <= latitude <= north + _MARGIN_DEGREES
+    width = ((east - west) % 360.0 or 360.0) + 2 * margin
+    along = (longitude - west + margin) % 360.0
+    beside = width < 360.0 and not along <= width
+    return not math.isfinite(longitude) or beside or not south - margin <= latitude <= north + margin
 
 
 def _said(longitude: float, latitude: float) -> str:

@@ -86,6 +86,11 @@ SET_ASIDE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "bomb": (bad.bomb, r"60 MB out of .* MB: damaged or a bomb; .* --max-ratio"),
     "no CRS": (lambda folder: bad.las(folder, "bad.laz", crs=None), "no CRS; pass .* --crs"),
     "contradictory CRS": (contradictory, "they contradict each other"),
+    "degrees": (
+        lambda folder: bad.las(folder, "bad.laz", crs="EPSG:4326", place=(2.34, 48.8), scale=1e-7), "in degrees .* pass --crs",
+    ),
+    "degrees stated as metres": (lambda folder: bad.las(folder, "bad.laz", place=(2.34, 48.8)), "far outside of the area"),
+    "geocentric": (lambda folder: bad.las(folder, "bad.laz", crs="EPSG:4978"), "geocentric"),
     "raster of nodata": (lambda folder: bad.image(folder, values=np.zeros((1, 40, 40), np.uint8), nodata=0), "no valid pixel"),
     "raster elsewhere": (lambda folder: bad.image(folder, transform=Affine(2, 0, X0 + 9e4, 0, -2, Y0)), "no valid pixel"),
     "truncated raster": (lambda folder: bad.cut(bad.image(folder), 0.6), "is truncated"),
@@ -128,6 +133,34 @@ def test_bad_file_is_set_aside_in_one_line_and_the_good_one_is_used(tmp_path, na
     assert re.search(words, reason), reason
     assert summary.attributes.als.points == GOOD_POINTS
     assert Store.open(summary.out).attributes.set_aside[0]["reason"] == reason
+
+
+def test_degrees_are_reprojected_when_the_crs_of_the_grid_is_given(tmp_path):
+    from pyproj import Transformer
+
+    place = Transformer.from_crs(2154, 4326, always_xy=True).transform(X0, Y0)
+    path = bad.las(tmp_path, "bad.laz", crs="EPSG:4326", place=place, scale=1e-7)
+    summary = batch(tmp_path, path, crs="EPSG:2154")
+    assert summary.set_aside == []
+    assert summary.attributes.als.points == GOOD_POINTS + bad.POINTS
+
+
+def test_feet_are_reprojected_and_heights_are_metres(tmp_path):
+    """US survey feet of 1200/3937 m: 100 ft of vegetation are 30.48 m."""
+    from pyproj import CRS, Transformer
+
+    feet = CRS.from_proj4("+proj=lcc +lat_1=49 +lat_2=44 +lat_0=46.5 +lon_0=3 +x_0=700000 +y_0=6600000 +ellps=GRS80 +units=us-ft")
+    place = Transformer.from_crs(2154, feet, always_xy=True).transform(X0, Y0)
+
+    def level(cloud) -> None:
+        cloud.z = np.where(np.asarray(cloud.classification) == 5, 400.0, 300.0)
+
+    path = bad.las(tmp_path, "feet.laz", crs=feet, place=place, change=level)
+    store = Store.open(prepare(Scene(AlsSource((str(path),)), crs="EPSG:2154", column=2.0), tmp_path / "o.zarr", quiet=True).out)
+    points = store.points(store.grid.window)
+    tall = points.attributes["classification"] == 5
+    np.testing.assert_allclose(points.height[tall], 100 * 1200 / 3937, atol=0.002)
+    np.testing.assert_allclose(points.height[~tall], 0.0, atol=0.002)
 
 
 def test_bomb_that_is_meant_is_read_when_the_cap_is_raised(tmp_path):
