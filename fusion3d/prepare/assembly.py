@@ -21,8 +21,16 @@ from fusion3d.prepare.ground import describe_ground
 from fusion3d.prepare.manifest import Manifest
 from fusion3d.prepare.rasters import layout_of, pieces, with_statistics, write_piece
 from fusion3d.prepare.scene import AlsSource, Scene
-from fusion3d.prepare.tiles import STANDARD_ATTRIBUTES, Tile, common_lattice, spill_tile
-from fusion3d.store.layout import AlsLayout, GediLayout, RasterLayout, StoreAttributes, block_name, parse_block_name
+from fusion3d.prepare.tiles import Tile, common_lattice, spill_tile
+from fusion3d.store.layout import (
+    STANDARD_ATTRIBUTES,
+    AlsLayout,
+    GediLayout,
+    RasterLayout,
+    StoreAttributes,
+    block_name,
+    parse_block_name,
+)
 from fusion3d.store.writer import StoreWriter
 from fusion3d.workers import Lost, Piece, Workers
 

@@ -50,9 +50,7 @@ def build_block(
         height = lattice.origin[2] + points["z"] * lattice.scale[2]
     else:
         height = _heights(block, tiles, grid, layout, points, reach, parts)
-    corner = grid.corner(window.row, window.col)
-    anchor = [int(np.floor((corner[axis] - lattice.origin[axis]) / lattice.scale[axis])) for axis in range(2)]
-    anchor.append(int(points["z"].min()))
+    anchor = [*lattice.anchor(grid, window), int(points["z"].min())]
     arrays: dict[str, npt.NDArray[Any]] = {
         name: _narrow(points.pop(name) - start) for name, start in zip("xyz", anchor, strict=True)
     }

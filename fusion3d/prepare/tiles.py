@@ -18,17 +18,8 @@ from fusion3d.errors import CRSError, Fusion3DError, InputError
 from fusion3d.grid import Grid, parse_crs, same_map_crs, vertical_unit
 from fusion3d.io.las import PointFile, Points, open_points, read_chunks
 from fusion3d.prepare.scene import AlsSource
-from fusion3d.store.layout import PointLattice, block_name
+from fusion3d.store.layout import STANDARD_ATTRIBUTES, PointLattice, block_name
 
-STANDARD_ATTRIBUTES = {
-    "classification": "u1",
-    "intensity": "u2",
-    "return_number": "u1",
-    "number_of_returns": "u1",
-    "scan_angle": "f4",
-    "withheld": "u1",
-}
-"""Attributes that every store holds, with their types; 0 where a file has none."""
 _REPROJECTED_STEP = 0.001
 _LATTICE_TOLERANCE = 1e-4
 

@@ -14,6 +14,9 @@ So the scaled integers of the files survive; 32 bits hold them unless scales are
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,7 +24,7 @@ from typing import Any
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from fusion3d.errors import StoreError
-from fusion3d.grid import Grid
+from fusion3d.grid import Grid, Window
 from fusion3d.io.bands import Band
 
 FORMAT = 1
@@ -30,6 +33,17 @@ POINT_CHUNK = 1 << 18
 RASTER_CHUNK_BYTES = 16 << 20
 COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
 """Of every array: what is stored of a chunk ends in its checksum, which is checked whenever it is read."""
+DIGEST_KEY = "fusion3d_sha256"
+
+STANDARD_ATTRIBUTES = {
+    "classification": "u1",
+    "intensity": "u2",
+    "return_number": "u1",
+    "number_of_returns": "u1",
+    "scan_angle": "f4",
+    "withheld": "u1",
+}
+"""Point attributes that every store holds, with their types; 0 where a file has none."""
 
 
 def block_name(block_row: int, block_col: int) -> str:
@@ -42,12 +56,22 @@ def parse_block_name(name: str) -> tuple[int, int]:
     return int(row), int(col)
 
 
+def digest(attributes: Mapping[str, Any]) -> str:
+    """SHA-256 of root attributes, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class PointLattice:
     """Scale and origin of the stored integers: x and y in CRS units, z in metres."""
 
     origin: tuple[float, float, float]
     scale: tuple[float, float, float]
+
+    def anchor(self, grid: Grid, window: Window) -> tuple[int, int]:
+        """Lattice integers (x, y) of the north-west corner of a block, rounded down: what its stored x and y start from."""
+        x, y = grid.corner(window.row, window.col)
+        return math.floor((x - self.origin[0]) / self.scale[0]), math.floor((y - self.origin[1]) / self.scale[1])
 
 
 @dataclass(frozen=True)
@@ -152,7 +176,7 @@ class StoreAttributes:
                 raw["configuration"],
                 raw["configuration_hash"],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreError(path, f"damaged store attributes ({error})", "prepare the scene again") from None
 
 

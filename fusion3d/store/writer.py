@@ -18,25 +18,36 @@ import zarr
 from fusion3d.grid import Window
 from fusion3d.io.gedi import FootprintTable
 from fusion3d.io.place import Place
-from fusion3d.store.layout import COMPRESSORS, POINT_CHUNK, ROOT_KEY, RasterLayout, StoreAttributes, block_name, raster_chunk
+from fusion3d.store.layout import (
+    COMPRESSORS,
+    DIGEST_KEY,
+    POINT_CHUNK,
+    ROOT_KEY,
+    RasterLayout,
+    StoreAttributes,
+    block_name,
+    digest,
+    raster_chunk,
+)
 
 Array = npt.NDArray[Any]
 
-FOOTPRINT_COLUMNS = (
-    "shot_number",
-    "beam",
-    "power_beam",
-    "x",
-    "y",
-    "longitude",
-    "latitude",
-    "time",
-    "ground_elevation",
-    "sensitivity",
-    "solar_elevation",
-    "quality_flag",
-    "degrade_flag",
-)
+FOOTPRINT_COLUMNS = {
+    "shot_number": "u8",
+    "beam": "u1",
+    "power_beam": "bool",
+    "x": "f8",
+    "y": "f8",
+    "longitude": "f8",
+    "latitude": "f8",
+    "time": "f8",
+    "ground_elevation": "f4",
+    "sensitivity": "f4",
+    "solar_elevation": "f4",
+    "quality_flag": "i1",
+    "degrade_flag": "i2",
+}
+"""Columns of the footprint table with their types."""
 
 
 class StoreWriter:
@@ -52,7 +63,8 @@ class StoreWriter:
         self.root: Any = zarr.open_group(str(self.place), mode="a", zarr_format=3)
 
     def write_attributes(self, attributes: StoreAttributes) -> None:
-        self.root.attrs.put({ROOT_KEY: attributes.to_json()})
+        plain = attributes.to_json()
+        self.root.attrs.put({ROOT_KEY: plain, DIGEST_KEY: digest(plain)})
 
     def create_points(self) -> None:
         """Create the group of the blocks; once, before processes write them side by side."""
@@ -92,7 +104,7 @@ class StoreWriter:
         chunks = (1, shape[1], min(side, shape[2]), min(side, shape[3]))
         for array, dtype in (("values", layout.dtype), ("valid", "bool")):
             if array not in group:
-                group.create_array(array, shape=shape, chunks=chunks, dtype=dtype, compressors=COMPRESSORS, fill_value=0)
+                _create(group, array, shape, chunks, dtype)
 
     def remove_raster(self, name: str) -> None:
         """Remove a raster sensor that turned out to hold nothing."""
@@ -123,9 +135,15 @@ def _write_array(group: zarr.Group, name: str, values: Array, chunk: int) -> Non
     if values.dtype.kind in "US":
         values = values.astype("U16")
     chunks = (max(1, min(chunk, len(values))), *values.shape[1:])
-    array = group.create_array(name, shape=values.shape, chunks=chunks, dtype=values.dtype, compressors=COMPRESSORS)
+    array = _create(group, name, values.shape, chunks, values.dtype)
     if values.size:
         array[...] = values
+
+
+def _create(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
+    # Chunks of zeros are written too: one that is not there was deleted.
+    options: dict[str, Any] = {"config": {"write_empty_chunks": True}}
+    return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, compressors=COMPRESSORS, **options)
 
 
 def replace_folder(new: Path, old: Path) -> None:
