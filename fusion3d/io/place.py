@@ -88,6 +88,19 @@ class Place:
         # object stores list an empty folder as an entry of its own
         return sorted({str(item).rstrip("/").rsplit("/", 1)[-1] for item in found if str(item).strip("/") != path.strip("/")})
 
+    def folders(self) -> set[str]:
+        """Names of the folders directly in this one."""
+        fs, path = self._found
+        fs.invalidate_cache()
+        found = fs.ls(path, detail=True) if fs.isdir(path) else []
+        return {str(item["name"]).rstrip("/").rsplit("/", 1)[-1] for item in found if item["type"] == "directory"}
+
+    def files(self) -> set[str]:
+        """Every file below this folder, relative to it; none where there is no folder."""
+        fs, path = self._found
+        fs.invalidate_cache()
+        return {str(item)[len(path) + 1 :] for item in fs.find(path) if str(item) != path}
+
     def make(self) -> None:
         """Make the folder, where folders are things of their own."""
         if self.local is not None:
