@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fusion3d.cli.application import app, name_and_path, out
+from fusion3d.cli.application import app, err, name_and_path, out
+from fusion3d.errors import ConfigError
 
 
 @app.command()
@@ -32,11 +36,57 @@ def report(
 
 
 @app.command()
-def doctor() -> None:
-    """Which operators are compiled, which run on plain torch, whether spconv can be used, why, and what to install."""
+def doctor(
+    store: Annotated[
+        str | None, typer.Argument(help="A column store to verify: folder or URL [default: none, look at the installation].")
+    ] = None,
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Make again what is damaged, block by block, from the sources of the store.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Is the installation sound: compiled operators, spconv. With a store: is it whole, and mend it."""
+    if store is not None:
+        if not _doctor_store(store, mend, quiet):
+            raise typer.Exit(1)
+        return
+    if mend:
+        raise ConfigError("say which store to repair: fusion3d doctor STORE --repair")
     from fusion3d.ops.native import report as operators
     from fusion3d.sparse.backend import report as convolutions
 
     for lines in (operators, convolutions):
         for line in lines():
             out.print(line, markup=False)
+
+
+def _doctor_store(path: str, mend: bool, quiet: bool) -> bool:
+    """Verify, with `mend` repair and verify again; whether the store is whole in the end."""
+    from fusion3d.prepare.repair import repair
+    from fusion3d.store.verification import verdict, verify
+
+    def say(text: object) -> None:
+        out.print(str(text), markup=False)
+
+    with _progress("verify", quiet) as progress:
+        verification = verify(path, say, progress)
+    if mend and verification.findings:
+        with _progress("repair", quiet) as progress:
+            outcomes, notes = repair(path, verification, progress)
+        for unit, reason in outcomes.items():
+            say(f"not mended: {unit}: {reason}" if reason else f"made again: {unit}")
+        for note in notes:
+            say(f"note: {note}")
+        with _progress("verify again", quiet) as progress:
+            verification = verify(path, say, progress)
+    for line in verdict(path, verification, mended=mend):
+        say(line)
+    return not verification.findings
+
+
+@contextmanager
+def _progress(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=quiet) as bars:
+        bar = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)

@@ -103,7 +103,7 @@ def prepare(
     gedi = expand(scene.gedi.files, GEDI_SUFFIXES) if scene.gedi else []
     scene = with_files(scene, als, gedi)
     area = [] if scene.within is None else [scene.within]
-    files = [describe_file(path) for path in [*als, *gedi, *_raster_files(scene), *area]]
+    files = [describe_file(path) for path in [*als, *gedi, *raster_files(scene), *area]]
     key = configuration_hash(scene, files, __version__)
     with Workers(workers, scheduler) as crew:
         done = _finished(place, key, overwrite)
@@ -158,7 +158,8 @@ def _make(
     return Summary(str(out), attributes, sorted(set_aside), notes)
 
 
-def _raster_files(scene: Scene) -> list[str]:
+def raster_files(scene: Scene) -> list[str]:
+    """Files of the raster sensors, every file of a folder too."""
     names = [name for item in scene.rasters.values() for name in item.files]
     found = expand([name for name in names if not Path(name).is_dir()], ()) if names else []
     return found + sorted(str(path) for name in names if Path(name).is_dir() for path in Path(name).rglob("*") if path.is_file())

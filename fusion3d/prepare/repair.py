@@ -1,0 +1,261 @@
+"""Mend a store: what is damaged is made again from its sources, beside the store, and put into its place by a rename.
+
+::
+
+    STORE.repair/parts/    points of the tiles that are needed, as in `prepare`
+    STORE.repair/store/    the pieces made again
+    STORE.repair/old/      the damaged ones, until all is done
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fusion3d.errors import Fusion3DError, StoreError
+from fusion3d.io.place import Place
+from fusion3d.prepare.blocks import build_block
+from fusion3d.prepare.footprints import collect_footprints
+from fusion3d.prepare.originals import Originals
+from fusion3d.prepare.rasters import pieces, write_piece
+from fusion3d.prepare.tiles import Tile, spill_tile
+from fusion3d.store.footprint_checks import UNIT as GEDI
+from fusion3d.store.layout import StoreAttributes, parse_block_name
+from fusion3d.store.raster_checks import raster_shape, unwritten_chunks
+from fusion3d.store.verification import Verification
+from fusion3d.store.writer import StoreWriter
+
+Outcomes = dict[str, str]
+_OWN = {"lock", "parts", "store", "old"}
+
+
+def repair(path: str | Path, verification: Verification, progress: Callable[[int, int], None]) -> tuple[Outcomes, list[str]]:
+    """Make again what a verification found damaged.
+
+    Parameters
+    ----------
+    progress : told how many pieces are done, and how many there are
+
+    Returns
+    -------
+    for every piece (a path inside the store) that was made again an empty text, else the reason why not; and notes
+
+    Raises
+    ------
+    StoreError
+        The root attributes are damaged, or another repair is at work.
+    """
+    path = str(path).rstrip("/")
+    attributes = verification.attributes
+    if attributes is None:
+        raise StoreError(path, "its root attributes are damaged: nothing says what belongs where", "prepare the scene again")
+    units = list(dict.fromkeys(finding.unit for finding in verification.findings if finding.unit is not None))
+    if not units:
+        return {}, []
+    originals = Originals(path, attributes)
+    notes = [] if originals.same_version() else [
+        "the store was made by another version of fusion3d, or from other paths: what is mended is as this version makes it"
+    ]  # fmt: skip
+    with _workplace(path) as work:
+        mender = _Mender(path, attributes, originals, work)
+        outcomes: Outcomes = {}
+        for unit, reason in mender.mend(units):
+            outcomes[unit] = reason
+            progress(len(outcomes), len(units))
+    return outcomes, notes
+
+
+@contextmanager
+def _workplace(path: str) -> Iterator[Path]:
+    """A folder beside a local store, so that a rename suffices; elsewhere a temporary one. Deleted in the end."""
+    if Place.of(path).local is None:
+        with tempfile.TemporaryDirectory(prefix="fusion3d-repair-") as folder:
+            yield Path(folder)
+        return
+    work = Path(f"{path}.repair")
+    if work.exists() and not {item.name for item in work.iterdir()} <= _OWN:
+        raise StoreError(work, "exists and is not the work of `fusion3d doctor --repair`", "move it away")
+    work.mkdir(exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(path, "another repair of this store is at work", "wait for it") from None
+        for name in _OWN - {"lock"}:
+            shutil.rmtree(work / name, ignore_errors=True)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work)
+
+
+class _Mender:
+    def __init__(self, path: str, attributes: StoreAttributes, originals: Originals, work: Path) -> None:
+        self.path, self.attributes, self.originals, self.work = path, attributes, originals, work
+        self.place = Place.of(path)
+        self.writer = StoreWriter(work / "store")
+        self.parts = work / "parts"
+
+    def mend(self, units: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Each unit with the reason why it could not be mended, empty when it was."""
+        blocks = [unit for unit in units if unit.startswith("als/") and unit != "als/zarr.json"]
+        others: dict[str, list[str]] = {}
+        for unit in units:
+            if unit not in blocks:
+                others.setdefault(unit.split("/")[0], []).append(unit)
+        if blocks or "als" in others:
+            self.writer.create_points()
+        yield from self._blocks(blocks)
+        for sensor, found in others.items():
+            if sensor == "als":
+                yield from self._each(found, lambda unit: [unit])
+            elif sensor == GEDI:
+                yield from self._each(found, self._footprints)
+            else:
+                yield from self._raster(sensor, found)
+
+    def _each(self, units: Sequence[str], make: Callable[[str], list[str]]) -> Iterator[tuple[str, str]]:
+        """Make each unit and publish what `make` says was made for it."""
+        for unit in units:
+            try:
+                for made in make(unit):
+                    self._publish(made)
+                yield unit, ""
+            except Fusion3DError as error:
+                yield unit, str(error)
+
+    # -- points
+
+    def _blocks(self, units: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Blocks one by one; a tile is decoded once and its points are kept as long as a later block needs them."""
+        near: dict[str, dict[int, Tile]] = {}
+        reasons: dict[str, str] = {}
+        for unit in units:
+            try:
+                near[unit] = self.originals.tiles_near(self.attributes.grid.block_window(*parse_block_name(unit[4:])))
+            except Fusion3DError as error:
+                reasons[unit] = str(error)
+        last = {number: unit for unit in units for number in near.get(unit, ())}
+        spilled: dict[int, str] = {}
+
+        def make(unit: str) -> list[str]:
+            if unit in reasons:
+                raise Fusion3DError(reasons[unit])
+            for number, tile in near[unit].items():
+                if number not in spilled:
+                    spilled[number] = self._spill(number, tile)
+                if spilled[number]:
+                    raise Fusion3DError(spilled[number])
+            self._build(unit[4:], sorted(near[unit]))
+            return [unit]
+
+        for unit in units:
+            yield from self._each([unit], make)
+            for number in [number for number in near.get(unit, ()) if last[number] == unit]:
+                shutil.rmtree(self.parts / str(number), ignore_errors=True)
+
+    def _spill(self, number: int, tile: Tile) -> str:
+        """Decode a tile; the reason why that failed, else empty."""
+        source, als = self.originals.scene.als, self.attributes.als
+        assert source is not None
+        assert als is not None
+        try:
+            spill_tile(number, tile, self.attributes.grid, als.lattice, source.ground_class, self.parts)
+        except Fusion3DError as error:
+            return str(error)
+        return ""
+
+    def _build(self, name: str, tiles: list[int]) -> None:
+        source, als = self.originals.scene.als, self.attributes.als
+        assert source is not None
+        assert als is not None
+        if not any(any((self.parts / str(number)).glob(f"{name}-*")) for number in tiles):
+            raise StoreError(f"{self.path}/als/{name}", "no tile holds a point of this block", "prepare the scene again")
+        build_block(
+            parse_block_name(name),
+            tiles,
+            self.attributes.grid,
+            als,
+            source.normalized,
+            source.ground_buffer,
+            self.parts,
+            self.writer,
+        )
+
+    # -- rasters
+
+    def _raster(self, name: str, units: Sequence[str]) -> Iterator[tuple[str, str]]:
+        layout, grid = self.attributes.rasters[name], self.attributes.grid
+        self.writer.create_raster(name, layout)
+        metadata = {f"{name}/zarr.json", f"{name}/values/zarr.json", f"{name}/valid/zarr.json"}
+        yield from self._each([unit for unit in units if unit in metadata], lambda unit: [unit])
+        chunks = [unit for unit in units if unit not in metadata]
+        if not chunks:
+            return
+        try:
+            source = self.originals.raster(name)
+        except Fusion3DError as error:
+            yield from ((unit, str(error)) for unit in chunks)
+            return
+        side = raster_shape(layout)[1]
+        windows = {
+            f"c/{step}/0/{window.row // side[2]}/{window.col // side[3]}": (step, window)
+            for step, window in pieces(layout, source, grid)
+        }
+        made: set[str] = set()
+
+        def write(chunk: str) -> None:
+            if chunk not in windows:
+                raise StoreError(f"{self.path}/{name}/{chunk}", "no source reaches this chunk", "delete it if it is not yours")
+            if chunk not in made:
+                write_piece(name, source, layout, grid, *windows[chunk], self.writer)
+                made.add(chunk)
+
+        def make(unit: str) -> list[str]:
+            if unit == unwritten_chunks(name):
+                present = (self.place / name / "values").files()
+                absent = [chunk for chunk in windows if chunk not in present]
+                for chunk in absent:
+                    write(chunk)
+                return [f"{name}/{part}/{chunk}" for chunk in absent for part in ("values", "valid")]
+            write(unit.split("/", 2)[2])
+            return [unit]
+
+        yield from self._each(chunks, make)
+
+    # -- footprints
+
+    def _footprints(self, unit: str) -> list[str]:
+        files, layout = self.originals.gedi(), self.attributes.gedi
+        assert layout is not None
+        table = collect_footprints(files, self.attributes.grid)[0]
+        products = () if table is None else (tuple(table.product.split("+")), tuple(sorted(table.attributes)), len(table))
+        if table is None or products != (layout.products, layout.attributes, layout.footprints):
+            raise StoreError(f"{self.path}/{GEDI}", "the files give another table than the store's", "prepare the scene again")
+        self.writer.write_footprints(table)
+        return [unit]
+
+    # -- publishing
+
+    def _publish(self, unit: str) -> None:
+        """Put a piece made again into the place of the old one; a piece that turned out empty only takes the old one away."""
+        made, place = self.work / "store" / unit, self.place / unit
+        if place.local is not None:
+            if place.local.exists():
+                old = self.work / "old" / unit
+                old.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(place.local, old)
+            if made.exists():
+                place.local.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(made, place.local)
+            return
+        files = [file for file in made.rglob("*") if file.is_file()] if made.is_dir() else [made] if made.exists() else []
+        for name in place.files() - {str(file.relative_to(made)) for file in files}:
+            (place / name).remove()
+        for file in files:
+            (self.place / str(file.relative_to(self.work / "store"))).write(file.read_bytes())
