@@ -18,6 +18,7 @@ from fusion3d.grid import Grid, Window
 from fusion3d.io.bands import Band
 from fusion3d.io.gedi import FootprintFilter, FootprintTable
 from fusion3d.io.place import Place, reaching
+from fusion3d.store.damage import damage_named
 from fusion3d.store.layout import ROOT_KEY, AlsLayout, RasterLayout, StoreAttributes, block_name, parse_block_name
 from fusion3d.store.writer import FOOTPRINT_COLUMNS
 
@@ -146,7 +147,17 @@ class Store:
 
     @lru_cache(maxsize=64)  # noqa: B019 - a store lives as long as its process
     def _offsets(self, block: tuple[int, int]) -> Int64:
-        return np.asarray(self._root[f"als/{block_name(*block)}/offsets"][:])
+        return self._array(f"als/{block_name(*block)}/offsets")
+
+    def _array(self, name: str, where: Any = slice(None)) -> npt.NDArray[Any]:
+        """An array, or a part of it; `StoreError` when it is damaged."""
+        with damage_named(self.path, name):
+            return np.asarray(self._root[name][where])
+
+    def _anchor(self, block: tuple[int, int]) -> list[int]:
+        name = f"als/{block_name(*block)}"
+        with damage_named(self.path, name):
+            return list(self._root[name].attrs["anchor"])
 
     def points(self, window: Window, attributes: Sequence[str] | None = None) -> StoredPoints:
         """Points of a window; columns outside of the grid are empty.
@@ -180,7 +191,6 @@ class Store:
         return StoredPoints(splits, gather(1, np.float32), gather(2, np.float32), gather(3, np.float64), stored)
 
     def _block_points(self, block: tuple[int, int], window: Window, names: Sequence[str]) -> tuple[Any, ...]:
-        group = self._root[f"als/{block_name(*block)}"]
         inside = self.grid.block_window(*block)
         part = window.intersection(inside)
         offsets = self._offsets(block)
@@ -194,9 +204,9 @@ class Store:
         row, col = row[keep], col[keep]
 
         def read(name: str) -> npt.NDArray[Any]:
-            return np.asarray(group[name][start:stop])[keep]
+            return self._array(f"als/{block_name(*block)}/{name}", slice(start, stop))[keep]
 
-        lattice, anchor = self._als.lattice, group.attrs["anchor"]
+        lattice, anchor = self._als.lattice, self._anchor(block)
         x, y, elevation = (
             lattice.origin[axis] + (read(name) + np.int64(anchor[axis])) * lattice.scale[axis] for axis, name in enumerate("xyz")
         )
@@ -219,12 +229,12 @@ class Store:
         kept = [name for name in names if name in ("height", "elevation", *self._als.attributes)]
         if block not in self._point_blocks:
             return np.zeros(window.size + 1, np.int64), {name: np.zeros(0, np.float32) for name in kept}
-        group, lattice = self._root[f"als/{block_name(*block)}"], self._als.lattice
+        lattice = self._als.lattice
         found = {}
         for name in kept:
-            values = np.asarray(group["z" if name == "elevation" else name][:])
+            values = self._array(f"als/{block_name(*block)}/{'z' if name == 'elevation' else name}")
             if name == "elevation":
-                values = lattice.origin[2] + (values + np.int64(group.attrs["anchor"][2])) * lattice.scale[2]
+                values = lattice.origin[2] + (values + np.int64(self._anchor(block)[2])) * lattice.scale[2]
             found[name] = values
         return self._offsets(block), found
 
@@ -258,10 +268,11 @@ class Store:
                 slice(inside.row - pixels.row, inside.row_stop - pixels.row),
                 slice(inside.col - pixels.col, inside.col_stop - pixels.col),
             )
-            arrays = self._root[f"{name}/values"], self._root[f"{name}/valid"]
-            for index, step in enumerate(chosen):
-                values[(index, slice(None), *target)] = arrays[0][(step, slice(None), *source)]
-                valid[(index, slice(None), *target)] = arrays[1][(step, slice(None), *source)]
+            for part, target_array in (("values", values), ("valid", valid)):
+                with damage_named(self.path, f"{name}/{part}"):
+                    array = self._root[f"{name}/{part}"]
+                    for index, step in enumerate(chosen):
+                        target_array[(index, slice(None), *target)] = array[(step, slice(None), *source)]
         dates = tuple(_date(info.dates[step]) for step in chosen)
         return StoredRaster(values, valid, dates, info.bands, info.pixel, fine, coarse, origin)
 
@@ -270,10 +281,10 @@ class Store:
     @cached_property
     def _footprints(self) -> FootprintTable:
         self._require("gedi")
-        group, layout = self._root["gedi"], self.attributes.gedi
+        layout = self.attributes.gedi
         assert layout is not None
-        columns = {name: np.asarray(group[name][:]) for name in (*FOOTPRINT_COLUMNS, "heights", "energy", "row_splits")}
-        attributes = {name: np.asarray(group[f"attributes/{name}"][:]) for name in layout.attributes}
+        columns = {name: self._array(f"gedi/{name}") for name in (*FOOTPRINT_COLUMNS, "heights", "energy", "row_splits")}
+        attributes = {name: self._array(f"gedi/attributes/{name}") for name in layout.attributes}
         return FootprintTable(product="+".join(layout.products), release="", attributes=attributes, **columns)
 
     def footprints(self, window: Window, keep: FootprintFilter | None = None) -> FootprintTable:
