@@ -63,22 +63,24 @@ def doctor(
 def _doctor_store(path: str, mend: bool, quiet: bool) -> bool:
     """Verify, with `mend` repair and verify again; whether the store is whole in the end."""
     from fusion3d.prepare.repair import repair
-    from fusion3d.store.verification import verdict, verify
+    from fusion3d.store.verification import Verification, verdict, verify
 
     def say(text: object) -> None:
         out.print(str(text), markup=False)
 
-    with _progress("verify", quiet) as progress:
-        verification = verify(path, say, progress)
-    if mend and verification.findings:
+    def look(title: str) -> Verification:
+        with _progress(title, quiet) as progress:
+            return verify(path, say, progress)
+
+    verification = look("verify")
+    if mend and verification.attributes is not None and verification.findings:
         with _progress("repair", quiet) as progress:
-            outcomes, notes = repair(path, verification, progress)
-        for unit, reason in outcomes.items():
+            done = repair(path, verification, lambda: look("verify again"), progress)
+        for unit, reason in done.outcomes.items():
             say(f"not mended: {unit}: {reason}" if reason else f"made again: {unit}")
-        for note in notes:
+        for note in done.notes:
             say(f"note: {note}")
-        with _progress("verify again", quiet) as progress:
-            verification = verify(path, say, progress)
+        verification = done.verification
     for line in verdict(path, verification, mended=mend):
         say(line)
     return not verification.findings

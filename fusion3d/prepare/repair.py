@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from fusion3d.errors import Fusion3DError, StoreError
@@ -30,20 +31,37 @@ from fusion3d.store.raster_checks import raster_shape, unwritten_chunks
 from fusion3d.store.verification import Verification
 from fusion3d.store.writer import StoreWriter
 
-Outcomes = dict[str, str]
+_OTHER_VERSION = (
+    "the store was made by another version of fusion3d, or from other paths: what was made again is as this version makes it"
+)
 _OWN = {"lock", "parts", "store", "old"}
 
 
-def repair(path: str | Path, verification: Verification, progress: Callable[[int, int], None]) -> tuple[Outcomes, list[str]]:
-    """Make again what a verification found damaged.
+@dataclass(frozen=True)
+class Repair:
+    """What a repair did.
+
+    Attributes
+    ----------
+    outcomes : for every piece (a path inside the store) an empty text when it was made again, else the reason why not
+    notes : what the user should know
+    verification : of the store as it is now
+    """
+
+    outcomes: dict[str, str]
+    notes: list[str]
+    verification: Verification
+
+
+def repair(
+    path: str | Path, verification: Verification, again: Callable[[], Verification], progress: Callable[[int, int], None]
+) -> Repair:
+    """Make again what a verification found damaged, verify, and so on while that brings to light more that can be mended.
 
     Parameters
     ----------
+    again : verifies the store
     progress : told how many pieces are done, and how many there are
-
-    Returns
-    -------
-    for every piece (a path inside the store) that was made again an empty text, else the reason why not; and notes
 
     Raises
     ------
@@ -54,20 +72,20 @@ def repair(path: str | Path, verification: Verification, progress: Callable[[int
     attributes = verification.attributes
     if attributes is None:
         raise StoreError(path, "its root attributes are damaged: nothing says what belongs where", "prepare the scene again")
-    units = list(dict.fromkeys(finding.unit for finding in verification.findings if finding.unit is not None))
-    if not units:
-        return {}, []
     originals = Originals(path, attributes)
-    notes = [] if originals.same_version() else [
-        "the store was made by another version of fusion3d, or from other paths: what is mended is as this version makes it"
-    ]  # fmt: skip
-    with _workplace(path) as work:
-        mender = _Mender(path, attributes, originals, work)
-        outcomes: Outcomes = {}
-        for unit, reason in mender.mend(units):
-            outcomes[unit] = reason
-            progress(len(outcomes), len(units))
-    return outcomes, notes
+    outcomes: dict[str, str] = {}
+    while units := [unit for unit in _units(verification) if unit not in outcomes]:
+        total = len(outcomes) + len(units)
+        with _workplace(path) as work:
+            for unit, reason in _Mender(path, attributes, originals, work).mend(units):
+                outcomes[unit] = reason
+                progress(len(outcomes), total)
+        verification = again()
+    return Repair(outcomes, [] if originals.same_version() else [_OTHER_VERSION], verification)
+
+
+def _units(verification: Verification) -> list[str]:
+    return list(dict.fromkeys(finding.unit for finding in verification.findings if finding.unit is not None))
 
 
 @contextmanager
@@ -217,14 +235,13 @@ class _Mender:
                 made.add(chunk)
 
         def make(unit: str) -> list[str]:
+            wanted = [unit.split("/", 1)[1]]
             if unit == unwritten_chunks(name):
                 present = (self.place / name / "values").files()
-                absent = [chunk for chunk in windows if chunk not in present]
-                for chunk in absent:
-                    write(chunk)
-                return [f"{name}/{part}/{chunk}" for chunk in absent for part in ("values", "valid")]
-            write(unit.split("/", 2)[2])
-            return [unit]
+                wanted = [chunk for chunk in windows if chunk not in present]
+            for chunk in wanted:
+                write(chunk)
+            return [f"{name}/{part}/{chunk}" for chunk in wanted for part in ("values", "valid")]
 
         yield from self._each(chunks, make)
 

@@ -17,9 +17,14 @@ _MEAN_TOLERANCE = 1e-6
 """Of the band's spread: sums of another order differ far less, lost chunks far more."""
 
 
+def unit_of(name: str, key: Key) -> str:
+    """The unit of a chunk: its values and its validity are made together."""
+    return f"{name}/{chunk_name(key)}"
+
+
 def unwritten_chunks(name: str) -> str:
     """The unit of a raster's chunks that have no file: which of them were deleted cannot be told apart."""
-    return f"{name}/values/c"
+    return f"{name}/c"
 
 
 def raster_shape(layout: RasterLayout) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -51,13 +56,13 @@ def examine_raster(look: Examination, name: str, layout: RasterLayout, advance: 
         for stored in (values, valid):
             if stored is not None:
                 for key in sorted(stored.present):
-                    look.read(stored, key, f"{stored.where}/{chunk_name(key)}")
+                    look.read(stored, key, unit_of(name, key))
         return
     findings, unwritten = len(look.findings), look.unwritten
     count, total = np.zeros(len(layout.bands)), np.zeros(len(layout.bands))
     written = values.present | valid.present
     for key in values.keys:
-        pixels = _examine_chunk(look, values, valid, key) if key in written else None
+        pixels = _examine_chunk(look, values, valid, key, unit_of(name, key)) if key in written else None
         if pixels is not None:
             count += pixels[1].sum(axis=(0, 2, 3))
             total += pixels[0].sum(axis=(0, 2, 3), dtype=np.float64)
@@ -71,7 +76,7 @@ def _open(look: Examination, where: str, dtype: str, layout: RasterLayout) -> St
     return look.open(where, (look.place / where).files(), dtypes=(dtype,), shape=shape, chunks=chunks, unit=f"{where}/zarr.json")
 
 
-def _examine_chunk(look: Examination, values: StoredArray, valid: StoredArray, key: Key) -> tuple[Array, Array] | None:
+def _examine_chunk(look: Examination, values: StoredArray, valid: StoredArray, key: Key, unit: str) -> tuple[Array, Array] | None:
     """Values and validity of a chunk, None when there is something wrong with it."""
     name = chunk_name(key)
     for stored, other in ((values, valid), (valid, values)):
@@ -80,16 +85,16 @@ def _examine_chunk(look: Examination, values: StoredArray, valid: StoredArray, k
         if stored is values and not stored.checksummed:
             look.unwritten += 1  # all values 0, or deleted: the means tell
             continue
-        look.wrong(f"{stored.where}/{name}", f"the chunk is missing, {other.where} has it", f"{stored.where}/{name}")
-    pixels, mask = (look.read(stored, key, f"{stored.where}/{name}") for stored in (values, valid))
+        look.wrong(f"{stored.where}/{name}", f"the chunk is missing, {other.where} has it", unit)
+    pixels, mask = (look.read(stored, key, unit) for stored in (values, valid))
     if pixels is None or mask is None or key not in valid.present:
         return None
     if mask.view(np.uint8).max(initial=0) > 1:
-        look.wrong(f"{valid.where}/{name}", "holds other bytes than 0 and 1", f"{valid.where}/{name}")
+        look.wrong(f"{valid.where}/{name}", "holds other bytes than 0 and 1", unit)
         return None
     stray = int(((pixels != 0) & ~mask).sum())
     if stray:
-        look.wrong(f"{values.where}/{name}", f"{stray:,} pixels are not valid and not 0", f"{values.where}/{name}")
+        look.wrong(f"{values.where}/{name}", f"{stray:,} pixels are not valid and not 0", unit)
         return None
     return pixels, mask
 
