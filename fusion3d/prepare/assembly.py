@@ -21,7 +21,7 @@ from fusion3d.prepare.ground import describe_ground
 from fusion3d.prepare.manifest import Manifest
 from fusion3d.prepare.rasters import layout_of, pieces, with_statistics, write_piece
 from fusion3d.prepare.scene import AlsSource, Scene
-from fusion3d.prepare.tiles import Tile, common_lattice, spill_tile
+from fusion3d.prepare.tiles import Tile, common_lattice, spill_tile, tile_bounds
 from fusion3d.store.layout import (
     STANDARD_ATTRIBUTES,
     AlsLayout,
@@ -80,17 +80,22 @@ class Assembly:
             name: layout for name, source in self.sources.rasters.items() if (layout := self._raster(name, source)) is not None
         }
         gedi = self._footprints() if self.sources.gedi else None
-        counts = {tile.file.path: tile.file.count for tile in self.sources.tiles}
+        tiles = {tile.file.path: tile for tile in self.sources.tiles}
         sources = tuple(
             {
                 "name": Path(item["path"]).name,
                 "size": item["size"],
                 "mtime_ns": item["mtime_ns"],
-                **({"points": counts[item["path"]]} if item["path"] in counts else {}),
+                **(self._facts(tiles[item["path"]]) if item["path"] in tiles else {}),
             }
             for item in self.sources.files
         )
         return StoreAttributes(self.grid, als, rasters, gedi, sources)
+
+    def _facts(self, tile: Tile) -> dict[str, Any]:
+        """What the store says of a tile: its points, and where it lies, by which a repair finds the tiles of a block."""
+        bounds = {"bounds": list(tile_bounds(tile, self.grid.pyproj_crs))} if tile.file.count else {}
+        return {"points": tile.file.count, **bounds}
 
     def _each(self, title: str, work: Mapping[str, Piece], *, here: bool = False) -> None:
         """Run the pieces of work that the manifest does not have; results go to the manifest."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,32 +62,44 @@ class Originals:
             return []
 
     def tiles_near(self, window: Window) -> dict[int, Tile]:
-        """Tiles that may hold points of a window or ground beside it, by their place among the tiles: their order in `prepare`.
+        """Tiles that may hold points of a window or ground beside it, by their place among the files: their order in `prepare`.
 
         Raises
         ------
-        StoreError
-            One of the tiles is gone or has changed: it may have reached there.
+        Fusion3DError
+            One of them is gone or has changed. In a store that does not say where its tiles lie, that may be any tile.
         """
         grid, source = self.attributes.grid, self.scene.als
-        reach = (source.ground_buffer if source else 0.0) / grid.unit + grid.cell
+        assert source is not None
+        reach = source.ground_buffer / grid.unit + grid.cell
         xmin, ymin, xmax, ymax = grid.bounds(window)
-        near = {}
-        for number, tile in self._tiles.items():
-            west, south, east, north = tile_bounds(tile, grid.pyproj_crs)
-            if west <= xmax + reach and east >= xmin - reach and south <= ymax + reach and north >= ymin - reach:
-                near[number] = tile
-        return near
+
+        def near(bounds: Sequence[float]) -> bool:
+            west, south, east, north = bounds
+            return west <= xmax + reach and east >= xmin - reach and south <= ymax + reach and north >= ymin - reach
+
+        tiles = {}
+        for number, path in enumerate(source.files):
+            bounds = self._bounds.get(number)
+            if self._set_aside(path) or (bounds is not None and not near(bounds)):
+                continue
+            tile = self._tile(path)
+            if tile.file.count and near(tile_bounds(tile, grid.pyproj_crs)):
+                tiles[number] = tile
+        return tiles
 
     @cached_property
-    def _tiles(self) -> dict[int, Tile]:
-        source = self.scene.als
-        assert source is not None
-        kept = [path for path in source.files if not self._set_aside(path)]
-        for path in kept:
-            self.check(path)
-        tiles = {number: scan_tile(path, source, self.scene.crs) for number, path in enumerate(kept)}
-        return {number: tile for number, tile in tiles.items() if tile.file.count}
+    def _bounds(self) -> dict[int, Sequence[float]]:
+        """Bounds of the tiles that the store has on record, by their place among the files."""
+        files = self.scene.als.files if self.scene.als else ()
+        paired = enumerate(zip(files, self.attributes.sources, strict=False))
+        return {n: item["bounds"] for n, (path, item) in paired if item["name"] == Path(path).name and "bounds" in item}
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - lives as long as one repair
+    def _tile(self, path: str) -> Tile:
+        assert self.scene.als is not None
+        self.check(path)
+        return scan_tile(path, self.scene.als, self.scene.crs)
 
     def _set_aside(self, path: str) -> bool:
         """`prepare` did not use this tile; files of one name are told apart by the reason, which begins with the path."""

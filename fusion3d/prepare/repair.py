@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusion3d.errors import Fusion3DError, StoreError
+from fusion3d.grid import Window
 from fusion3d.io.place import Place
 from fusion3d.prepare.blocks import build_block
 from fusion3d.prepare.footprints import collect_footprints
@@ -118,6 +119,7 @@ class _Mender:
         self.place = Place.of(path)
         self.writer = StoreWriter(work / "store")
         self.parts = work / "parts"
+        self.spilled: dict[int, set[str]] = {}
 
     def mend(self, units: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Each unit with the reason why it could not be mended, empty when it was."""
@@ -155,55 +157,34 @@ class _Mender:
         reasons: dict[str, str] = {}
         for unit in units:
             try:
-                near[unit] = self.originals.tiles_near(self.attributes.grid.block_window(*parse_block_name(unit[4:])))
+                near[unit] = self.originals.tiles_near(self._window(unit))
             except Fusion3DError as error:
                 reasons[unit] = str(error)
         last = {number: unit for unit in units for number in near.get(unit, ())}
-        spilled: dict[int, str] = {}
-
-        def make(unit: str) -> list[str]:
-            if unit in reasons:
-                raise Fusion3DError(reasons[unit])
-            for number, tile in near[unit].items():
-                if number not in spilled:
-                    spilled[number] = self._spill(number, tile)
-                if spilled[number]:
-                    raise Fusion3DError(spilled[number])
-            self._build(unit[4:], sorted(near[unit]))
-            return [unit]
-
         for unit in units:
-            yield from self._each([unit], make)
+            yield from self._each([unit], lambda unit: self._block(unit, near.get(unit, {}), reasons.get(unit)))
             for number in [number for number in near.get(unit, ()) if last[number] == unit]:
                 shutil.rmtree(self.parts / str(number), ignore_errors=True)
 
-    def _spill(self, number: int, tile: Tile) -> str:
-        """Decode a tile; the reason why that failed, else empty."""
-        source, als = self.originals.scene.als, self.attributes.als
-        assert source is not None
-        assert als is not None
-        try:
-            spill_tile(number, tile, self.attributes.grid, als.lattice, source.ground_class, self.parts)
-        except Fusion3DError as error:
-            return str(error)
-        return ""
+    def _window(self, unit: str) -> Window:
+        return self.attributes.grid.block_window(*parse_block_name(unit.removeprefix("als/")))
 
-    def _build(self, name: str, tiles: list[int]) -> None:
-        source, als = self.originals.scene.als, self.attributes.als
+    def _block(self, unit: str, tiles: dict[int, Tile], reason: str | None) -> list[str]:
+        if reason:
+            raise Fusion3DError(reason)
+        name = unit.removeprefix("als/")
+        source, als, grid = self.originals.scene.als, self.attributes.als, self.attributes.grid
         assert source is not None
         assert als is not None
-        if not any(any((self.parts / str(number)).glob(f"{name}-*")) for number in tiles):
-            raise StoreError(f"{self.path}/als/{name}", "no tile holds a point of this block", "prepare the scene again")
-        build_block(
-            parse_block_name(name),
-            tiles,
-            self.attributes.grid,
-            als,
-            source.normalized,
-            source.ground_buffer,
-            self.parts,
-            self.writer,
-        )
+        for number, tile in tiles.items():
+            if number not in self.spilled:
+                done = spill_tile(number, tile, grid, als.lattice, source.ground_class, self.parts)
+                self.spilled[number] = set(done["blocks"])
+        if not any(name in self.spilled[number] for number in tiles):
+            raise StoreError(f"{self.path}/{unit}", "no tile holds a point of this block", "prepare the scene again")
+        block = parse_block_name(name)
+        build_block(block, sorted(tiles), grid, als, source.normalized, source.ground_buffer, self.parts, self.writer)
+        return [unit]
 
     # -- rasters
 
