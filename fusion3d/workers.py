@@ -80,11 +80,12 @@ class Workers:
             return None
         return str(self._client.dashboard_link)
 
-    def each(self, pieces: Mapping[str, Piece], *, here: bool = False) -> Iterator[tuple[str, Any]]:
+    def each(self, pieces: Mapping[str, Piece], *, common: tuple[Any, ...] = (), here: bool = False) -> Iterator[tuple[str, Any]]:
         """Run the pieces; name and result of each as it is done, `Lost` where its workers died.
 
         Parameters
         ----------
+        common : arguments of every piece, before its own; on a cluster each worker is sent them once
         here : in this process, one after the other, whatever workers there are
 
         Raises
@@ -94,39 +95,41 @@ class Workers:
         """
         todo = deque(pieces.items())
         if self.threads and self.scheduler is None and not here:
-            yield from self._in_threads(todo)
+            yield from self._in_threads(todo, common)
             return
         began = time.monotonic()
         while todo:
             if not here and self._wants_cluster(began, len(todo)):
-                yield from self._on_cluster(todo)
+                yield from self._on_cluster(todo, common)
                 return
             name, (function, arguments) = todo.popleft()
-            yield name, function(*arguments)
+            yield name, function(*common, *arguments)
 
     def _wants_cluster(self, began: float, left: int) -> bool:
         if self.scheduler is not None or self._client is not None:
             return True
         return self.count > 1 and left > 1 and (left >= _MANY or time.monotonic() - began > _PATIENCE)
 
-    def _in_threads(self, todo: deque[tuple[str, Piece]]) -> Iterator[tuple[str, Any]]:
+    def _in_threads(self, todo: deque[tuple[str, Piece]], common: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
         running: dict[Any, str] = {}
         with ThreadPoolExecutor(self.count) as threads:
             try:
                 while todo or running:
                     while todo and len(running) < _AHEAD * self.count:
                         name, (function, arguments) = todo.popleft()
-                        running[threads.submit(function, *arguments)] = name
+                        running[threads.submit(function, *common, *arguments)] = name
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         yield running.pop(future), future.result()
             except BaseException:
                 threads.shutdown(cancel_futures=True)
                 raise
 
-    def _on_cluster(self, todo: deque[tuple[str, Piece]]) -> Iterator[tuple[str, Any]]:
+    def _on_cluster(self, todo: deque[tuple[str, Piece]], common: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
         from distributed import CancelledError, KilledWorker, as_completed
 
         client = self._connect()
+        # pieces, not scattered data: when the workers that hold them die, others get them again
+        shared = [client.submit(_itself, value, pure=False) for value in common]
         running: dict[Any, str] = {}
         finished = as_completed()
         try:
@@ -135,7 +138,7 @@ class Workers:
                 while todo and len(running) < limit:
                     name, (function, arguments) = todo.popleft()
                     key = f"{name}-{uuid.uuid4().hex[:8]}"
-                    future = client.submit(function, *arguments, key=key, retries=_RETRIES, pure=False)
+                    future = client.submit(function, *shared, *arguments, key=key, retries=_RETRIES, pure=False)
                     running[future] = name
                     finished.add(future)
                 future = next(finished)
@@ -190,6 +193,10 @@ class Workers:
                 "install the same everywhere"
             )
         return self._client
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _version() -> str:

@@ -9,6 +9,7 @@ import typer
 
 from fusion3d.cli.application import app, listed, options_given, out
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.workers import DEFAULT
 
 
 @app.command()
@@ -222,8 +223,8 @@ def _further_labels(extra: list[str], labels: list[str]) -> list[str]:
 @app.command("map")
 def map_(
     model: Annotated[Path, typer.Argument(help="Folder of `fusion3d fit`.")],
-    embedding: Annotated[Path, typer.Argument(help="Map of `fusion3d embed` (.tif).")],
-    target: Annotated[Path, typer.Option("--out", help="Map to write, a COG (.tif).")],
+    embedding: Annotated[str, typer.Argument(help="Map of `fusion3d embed` (.tif), file or URL.")],
+    target: Annotated[str, typer.Option("--out", help="Map to write, a COG (.tif); file or URL, such as s3://bucket/agb.tif.")],
     level: Annotated[float | None, typer.Option(help="Of the interval, such as 0.9 [default: that of the fit].")] = None,
     estimate_only: Annotated[bool, typer.Option("--estimate-only", help="No bands but the estimate.")] = False,
     uncut: Annotated[
@@ -234,13 +235,18 @@ def map_(
         typer.Option(help="Cell size, metres; a multiple of the raster's, such as the plots' size [default: the raster's]."),
     ] = None,
     crs: Annotated[str | None, typer.Option(help="CRS of a raster, or of areas, that state none.")] = None,
-    columns: Annotated[Path | None, typer.Option(help="Table of the mapped cells to write as well, a GeoParquet.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Table of the mapped cells to write as well, a GeoParquet; file or URL.")
+    ] = None,
     areas: Annotated[Path | None, typer.Option(help="Polygons to summarise, as `fusion3d total` does; needs --summary.")] = None,
-    summary: Annotated[Path | None, typer.Option(help="Table of the areas to write: .csv, .gpkg or .json.")] = None,
+    summary: Annotated[str | None, typer.Option(help="Table of the areas to write: .csv, .gpkg or .json; file or URL.")] = None,
     name: Annotated[str | None, typer.Option(help="Column of the areas' names.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of a file of areas that has several.")] = None,
     block: Annotated[int, typer.Option(help="Side of what is computed at once, cells; changes memory, never the values.")] = 256,
-    jobs: Annotated[int, typer.Option(help="Threads.")] = 1,
+    workers: Annotated[int, typer.Option(help="Threads.")] = DEFAULT,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler to run on instead, such as tcp://10.0.0.1:8786.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Wall-to-wall map of a variable: estimate, standard error, interval, and where the model extrapolates.
@@ -267,27 +273,31 @@ def map_(
         others = {"--columns": columns, "--areas": areas, "--estimate-only": estimate_only or None, "--uncut": uncut or None}
         if given := [option for option, value in {**numbers, **others}.items() if value is not None]:
             raise ConfigError(f"{given[0]} is for maps of a continuous variable, not of classes")
-        classes = class_map(model, embedding, target, crs=crs, block=block, jobs=jobs, progress=not quiet)
+        classes = class_map(
+            model, embedding, target, crs=crs, block=block, workers=workers, scheduler=scheduler, progress=not quiet
+        )
         out.print(str(classes), markup=False)
         return
+    from fusion3d.io.delivery import delivery
     from fusion3d.mapping.predict import predict
 
-    if areas is not None and summary is not None:
-        from fusion3d.mapping.totals import check_request
+    with delivery([] if summary is None else [summary]) as tables:
+        for table in tables:
+            from fusion3d.mapping.totals import check_request
 
-        check_request(model, summary, embedding, areas, name=name, layer=layer, crs=crs)
-    found = predict(
-        model, embedding, target, level=level, estimate_only=estimate_only, uncut=uncut, resolution=resolution, crs=crs,
-        columns=columns, block=block, jobs=jobs, progress=not quiet,
-    )  # fmt: skip
-    out.print(str(found), markup=False)
-    if areas is not None and summary is not None:
-        from fusion3d.mapping.totals import totals
+            check_request(model, table, embedding, areas, name=name, layer=layer, crs=crs)
+        found = predict(
+            model, embedding, target, level=level, estimate_only=estimate_only, uncut=uncut, resolution=resolution, crs=crs,
+            columns=columns, block=block, workers=workers, scheduler=scheduler, progress=not quiet,
+        )  # fmt: skip
+        out.print(str(found), markup=False)
+        for table in tables:
+            from fusion3d.mapping.totals import totals
 
-        table = totals(target, model, summary, areas=areas, name=name, layer=layer, crs=crs, level=level or found.level)
-        out.print(f"\n{table}", markup=False)
-        if table.set_aside:
-            raise typer.Exit(1)
+            summed = totals(target, model, table, areas=areas, name=name, layer=layer, crs=crs, level=level or found.level)
+            out.print(f"\n{summed}", markup=False)
+    if summary is not None and summed.set_aside:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -22,9 +22,10 @@ def pretrain(context: typer.Context) -> None:
 @app.command()
 def embed(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of `fusion3d pretrain` (.ckpt), or its run folder.")],
-    store: Annotated[Path, typer.Argument(help="Column store.")],
+    store: Annotated[str, typer.Argument(help="Column store: folder or URL, such as s3://bucket/scene.zarr.")],
     target: Annotated[
-        list[Path], typer.Option("--out", help="Map to write: .tif is a COG, .parquet a GeoParquet; may be given twice.")
+        list[str],
+        typer.Option("--out", help="Map to write, file or URL: .tif is a COG, .parquet a GeoParquet; may be given twice."),
     ],
     sensors: Annotated[str | None, typer.Option(help="Sensors to use, comma-separated [default: all that both have].")] = None,
     resolution: Annotated[
@@ -45,27 +46,40 @@ def embed(
             "answer for a run of `fit --finetune`]."
         ),
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw the first three principal components to this PNG.")] = None,
+    picture: Annotated[str | None, typer.Option(help="Also draw the first three principal components to this PNG.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes, with one thread each; 1: this one, with all threads [default: 2, on a GPU 1].")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler to run on, such as tcp://10.0.0.1:8786.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Wall-to-wall map of embeddings, one per column, from any subset of the sensors."""
+    """Wall-to-wall map of embeddings, one per column, from any subset of the sensors.
+
+    A run that was stopped leaves OUT.partial beside the first file; the same command goes on from there.
+    """
+    from fusion3d.io.delivery import delivery, is_url
+    from fusion3d.mapping.embed import default_workers
     from fusion3d.mapping.embed import embed as run
 
     chosen = listed(sensors)
     extra = {} if tile is None else {"tile": tile}
-    if picture is not None and not any(path.suffix.lower() in (".tif", ".tiff") for path in target):
+    if picture is not None and not any(path.lower().endswith((".tif", ".tiff")) for path in target):
         raise ConfigError("--picture is drawn from a COG: give --out a .tif too")
-    if picture is not None and not picture.absolute().parent.is_dir():
-        raise ConfigError(f"--picture {picture}: there is no folder {picture.parent}")
-    summary = run(
-        checkpoint, store, target, sensors=chosen, resolution=resolution, fusion=fusion, features=features, device=device,
-        progress=not quiet, **extra,
-    )  # fmt: skip
-    if picture is not None:
-        from fusion3d.mapping.picture import picture as draw
+    if picture is not None and not is_url(picture) and not Path(picture).absolute().parent.is_dir():
+        raise ConfigError(f"--picture {picture}: there is no folder {Path(picture).parent}")
+    with delivery([] if picture is None else [picture]) as drawings:
+        summary = run(
+            checkpoint, store, target, sensors=chosen, resolution=resolution, fusion=fusion, features=features, device=device,
+            workers=default_workers(device) if workers is None else workers, scheduler=scheduler, progress=not quiet, **extra,
+        )  # fmt: skip
+        for drawing in drawings:
+            from fusion3d.mapping.picture import picture as draw
 
-        draw(next(path for path in target if path.suffix.lower() in (".tif", ".tiff")), picture)
+            draw(next(path for path in target if path.lower().endswith((".tif", ".tiff"))), drawing)
+    if picture is not None:
         out.print(f"picture: {picture}", markup=False)
     out.print(str(summary), markup=False)
 

@@ -39,10 +39,10 @@ from fusion3d.evaluation.probe_table import (
 )
 from fusion3d.evaluation.probe_tasks import FEWEST_PLACES, LEAST_SEEN, ProbeOptions, ProbeTask, ProbeTasks, choose_tasks
 from fusion3d.evaluation.probes import PROBES, Probe, forest, guess, linear
-from fusion3d.evaluation.progress import progress_bar
 from fusion3d.evaluation.raw_features import raw_features
 from fusion3d.evaluation.shares import draw_labels
 from fusion3d.evaluation.supervised import Labels, predict_supervised, train_supervised
+from fusion3d.progress import progress_bar
 from fusion3d.store import Store
 
 if TYPE_CHECKING:

@@ -29,11 +29,11 @@ from fusion3d.evaluation.judges import Judge, Model, ProbeJudge, RetrievalJudge,
 from fusion3d.evaluation.labels import LabelSource
 from fusion3d.evaluation.places import Patch, held_out_windows, patches, probe_places
 from fusion3d.evaluation.probe_tasks import ProbeOptions, ProbeTasks, choose_tasks
-from fusion3d.evaluation.progress import progress_bar
 from fusion3d.evaluation.robustness_rows import ScoreBook
 from fusion3d.evaluation.robustness_table import ALONE, FUSED, MISSING, NOISE, REFITTED, SHIFT, RobustnessReport
 from fusion3d.evaluation.subsets import choose_subsets
 from fusion3d.grid import Grid, Window
+from fusion3d.progress import progress_bar
 from fusion3d.store import Store
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from fusion3d.io.bands import Band, bands_from_metadata, read_sidecar, resolve_b
 from fusion3d.io.crs import resolve_crs
 from fusion3d.io.dates import date_from_name
 from fusion3d.io.pixels import Array, ArrayImage, BoolArray, RasterPatch, RasterSource, Target
+from fusion3d.io.s3 import point_gdal_to_s3
 from fusion3d.io.tiff_blocks import missing_block
 
 __all__ = ["SCL_CLEAR", "ArrayImage", "Band", "RasterFile", "RasterPatch", "RasterSource", "Target", "open_raster"]
@@ -240,6 +241,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _opened(path: str) -> Any:
+    if path.startswith(("s3://", "/vsis3")):
+        point_gdal_to_s3()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:

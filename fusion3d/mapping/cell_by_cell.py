@@ -1,21 +1,21 @@
 """Maps that a model makes of a raster cell by cell: what those of a variable and those of classes have in common.
 
-Blocks of the map are computed by several threads, in any order, and kept beside the map until all are there; then the files
-are put together. A value depends on its cell alone, so neither the blocks nor the threads nor a kill in between change a bit.
+Blocks of the map are computed by workers, in any order, and kept beside the map until all are there; then the files are put
+together. A value depends on its cell alone, so neither the blocks nor the workers nor a kill in between change a bit. Blocks
+need no halo.
 
-Threads, not processes: decoding a raster and the arithmetic on arrays let other threads run meanwhile, and a process
-would have to import everything and be sent the model first.
+Workers of this machine are threads, not processes: decoding a raster and the arithmetic on arrays let other threads run
+meanwhile, and a process would have to import everything and be sent the model first. Workers of a Dask cluster are sent model
+and metadata of the raster once, and read the raster themselves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, Protocol, TypeVar
@@ -26,14 +26,15 @@ import numpy.typing as npt
 from fusion3d import __version__
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.lattice import Lattice
-from fusion3d.evaluation.progress import progress_bar
 from fusion3d.grid import Window, map_crs, metric_unit
+from fusion3d.io.delivery import is_url
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.io.raster import RasterFile, is_remote, open_raster
-from fusion3d.mapping.finished_blocks import FinishedBlocks
+from fusion3d.mapping.finished_blocks import FinishedBlocks, on_workers
 from fusion3d.prepare.scene import describe_file
 from fusion3d.tasks.model import Trained
 from fusion3d.tasks.support import band_names, means_of_squares, read_window, require_map
+from fusion3d.workers import Workers
 
 Array = npt.NDArray[Any]
 
@@ -84,19 +85,24 @@ class Blocks:
     Attributes
     ----------
     side : of the squares that are computed at once, cells of the map
-    jobs : threads
+    workers : threads
+    scheduler : address of a Dask scheduler whose workers compute, instead of threads
     progress : draw a progress bar
     """
 
     side: int = 256
-    jobs: int = 1
+    workers: int = 1
+    scheduler: str | None = None
     progress: bool = False
 
     def __post_init__(self) -> None:
         if self.side < 1:
             raise ConfigError(f"--block {self.side} must be at least 1 cell")
-        if self.jobs < 1:
-            raise ConfigError(f"--jobs must be at least 1, not {self.jobs}")
+        self.pool()
+
+    def pool(self) -> Workers:
+        """The workers, not yet at work; ConfigError where there are none."""
+        return Workers(self.workers, self.scheduler, threads=True)
 
 
 @dataclass(frozen=True)
@@ -138,14 +144,12 @@ class CellMap(Generic[M]):
             An option is out of range.
         """
         out = outputs[0]
-        if out.suffix.lower() not in (".tif", ".tiff"):
-            raise ConfigError(f"--out {out}: give a name that ends in .tif")
         file = require_map(open_raster(path, crs=crs))
         model.check_bands(band_names(file), path)
         for each in outputs:
             if each.is_dir():
                 raise InputError(each, "is a folder", "give the name of a file")
-            if each.exists() and each.samefile(path):
+            if each.exists() and not is_remote(str(path)) and each.samefile(path):
                 which = "" if each == out else f": {each}"
                 raise ConfigError(f"--out {out}{which} is the map of embeddings itself; give another name")
         own = Lattice.of(file)
@@ -182,7 +186,7 @@ class CellMap(Generic[M]):
         Parameters
         ----------
         tags : say all that the values depend on beside model and raster
-        values_of : values [B, n] of each layer from the bands [D, n] of n cells with data; called by several threads
+        values_of : values [B, n] of each layer from the bands [D, n] of n cells with data; called by several threads, or pickled
         tally : is given the values [B, n] of each block, in the order of the blocks
         save_model : writes the model's JSON under a path
 
@@ -198,7 +202,9 @@ class CellMap(Generic[M]):
         windows = Window(0, 0, self.lattice.rows, self.lattice.cols).squares(blocks.side)
         work = FinishedBlocks(layers[0].path, self._key(layers, tags, save_model, blocks))
         try:
-            filled, notes = self._compute(work, windows, layers, values_of, blocks)
+            with blocks.pool() as workers:
+                compute = on_workers(workers, "map", _layers, (self._anywhere(), tuple(layers), values_of))
+                filled, notes = work.fill(windows, compute, title="map", unit="blocks", progress=blocks.progress, workers=workers)
             if filled:
                 self._assemble(work, windows, layers, tags, tally)
             work.remove()
@@ -227,41 +233,10 @@ class CellMap(Generic[M]):
         options = {"lattice": asdict(self.lattice), "bands": bands, "tags": dict(tags), "block": blocks.side}
         return {"model": model, "raster": source, "option": options, "version": __version__}
 
-    def _compute(
-        self, work: FinishedBlocks, windows: Sequence[Window], layers: Sequence[Layer],
-        values_of: Callable[[Array], Sequence[Array]], blocks: Blocks,
-    ) -> tuple[bool, tuple[str, ...]]:  # fmt: skip
-        """Have all blocks in `work`; whether any holds data, and what was found there, in words."""
-        pending, filled, notes = [], False, []
-        for window in windows:
-            found = work.find(window)
-            if found is None:
-                pending.append(window)
-            else:
-                filled |= bool(found)
-        done = len(windows) - len(pending)
-        if work.differing:
-            notes.append(f"what a run before left unfinished was made with another {' and '.join(work.differing)}: begun anew")
-        if done:
-            notes.append(f"went on from the {done} of {len(windows)} blocks that a run before had finished")
-
-        def one(window: Window) -> bool:
-            bands, seen = self.read(window)
-            found = values_of(bands[:, seen]) if seen.any() else []
-            work.save(window, [_square(layer, values, seen) for layer, values in zip(layers, found)])
-            return bool(found)
-
-        with progress_bar("map", len(windows), blocks.progress) as advance, ThreadPoolExecutor(blocks.jobs) as threads:
-            for _ in range(done):
-                advance()
-            try:
-                for finished in as_completed([threads.submit(one, window) for window in pending]):
-                    filled |= finished.result()
-                    advance()
-            except BaseException:
-                threads.shutdown(cancel_futures=True)
-                raise
-        return filled, tuple(notes)
+    def _anywhere(self) -> CellMap[M]:
+        """The same map for a process in another folder."""
+        path = self.file.path
+        return self if is_remote(path) else replace(self, file=replace(self.file, path=str(Path(path).absolute())))
 
     def read(self, window: Window) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Bands [D, rows, cols] of cells of the map, and [rows, cols] where there is data."""
@@ -301,9 +276,16 @@ class CellMap(Generic[M]):
                 tally([square[:, seen] for square in squares])
                 for square, writer in zip(squares, writers, strict=True):
                     writer.write(square, window.row, window.col)
-        for layer in reversed(layers):
-            # the further layers are there before the first is
-            os.replace(work.folder / layer.path.name, layer.path)
+        work.publish({layer.path.name: layer.path for layer in layers})
+
+
+def _layers(
+    cells: CellMap[Any], layers: Sequence[Layer], values_of: Callable[[Array], Sequence[Array]], window: Window
+) -> list[Array]:
+    """What a block of the map holds, by layer; nothing where no cell has data."""
+    bands, seen = cells.read(window)
+    found = values_of(bands[:, seen]) if seen.any() else []
+    return [_square(layer, values, seen) for layer, values in zip(layers, found)]
 
 
 def _square(layer: Layer, values: Array, seen: npt.NDArray[np.bool_]) -> Array:
@@ -311,6 +293,20 @@ def _square(layer: Layer, values: Array, seen: npt.NDArray[np.bool_]) -> Array:
     square = np.full((len(values), *seen.shape), layer.nodata, layer.dtype)
     square[:, seen] = values
     return square
+
+
+def check_name(out: str | Path, path: str | Path) -> None:
+    """Refuse a name of a map of the raster at `path` that is not a GeoTIFF's, or that raster's own URL.
+
+    Raises
+    ------
+    ConfigError
+        It is one of these.
+    """
+    if not str(out).lower().endswith((".tif", ".tiff")):
+        raise ConfigError(f"--out {out}: give a name that ends in .tif")
+    if is_url(out) and str(out) == str(path):
+        raise ConfigError(f"--out {out} is the map of embeddings itself; give another name")
 
 
 def _merge(path: str | Path, cell: float, resolution: float | None) -> int:

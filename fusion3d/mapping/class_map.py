@@ -7,16 +7,19 @@ mixed picture. So the probabilities are a file of their own, `<name>_confidence.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
 
+from fusion3d.io.delivery import delivery, final_name
 from fusion3d.io.whole_file import write_whole
-from fusion3d.mapping.cell_by_cell import Array, Blocks, CellMap, Layer
+from fusion3d.mapping.cell_by_cell import Array, Blocks, CellMap, Layer, check_name
 from fusion3d.tasks.classes.class_model import ClassModel
 from fusion3d.tasks.classes.class_model_file import read_class_model, write_class_model
 from fusion3d.tasks.classes.legend import Legend
@@ -39,8 +42,8 @@ class ClassMapSummary:
     seconds : wall time
     """
 
-    output: Path
-    confidence: Path
+    output: Path | str
+    confidence: Path | str
     legend: Legend
     counts: tuple[int, ...]
     rows: int
@@ -63,10 +66,10 @@ class ClassMapSummary:
         return "\n".join([*(f"note: {note}" for note in self.notes), text])
 
 
-def confidence_path(path: str | Path) -> Path:
+def confidence_path(path: str | Path) -> Path | str:
     """Where the probabilities of a map are."""
-    path = Path(path)
-    return path.with_name(f"{path.stem}_confidence{path.suffix}")
+    stem, ending = os.path.splitext(str(final_name(path)))
+    return final_name(f"{stem}_confidence{ending}")
 
 
 def class_map(
@@ -76,7 +79,8 @@ def class_map(
     *,
     crs: str | None = None,
     block: int = 256,
-    jobs: int = 1,
+    workers: int = 1,
+    scheduler: str | None = None,
     progress: bool = False,
 ) -> ClassMapSummary:
     """Write the likeliest class of every cell of a map of embeddings and its calibrated probability, two COGs on the same cells.
@@ -86,9 +90,9 @@ def class_map(
     Parameters
     ----------
     model : folder or model.json of `fusion3d fit --task landcover`, or the model itself
-    out : file that ends in .tif
+    out : file that ends in .tif; also a URL, such as s3://bucket/crops.tif
     crs : of a raster without one
-    block, jobs, progress : as for `predict`; a killed run is continued in the same way
+    block, workers, scheduler, progress : as for `predict`; a killed run is continued in the same way
 
     Raises
     ------
@@ -98,21 +102,11 @@ def class_map(
         An option is out of range.
     """
     began = time.monotonic()
-    path = Path(out)
+    check_name(out, embedding_map)
     model = model if isinstance(model, ClassModel) else read_class_model(model)
-    legend, beside = model.legend, confidence_path(path)
-    layers = [
-        Layer(path, [model.target], dtype="uint8", nodata=legend.nodata, resampling="mode", palette=_palette(legend)),
-        Layer(beside, [f"{model.target}_confidence"], ["1"]),
-    ]
-    blocks = Blocks(block, jobs, progress)
-    cells = CellMap.open(model, embedding_map, [path, beside], crs=crs)
+    legend, blocks = model.legend, Blocks(block, workers, scheduler, progress)
     named = {f"class_{code}": name for code, name in zip(legend.codes, legend.names, strict=True)}
     counts, total = np.zeros(256, np.int64), 0.0
-
-    def classify(bands: Array) -> list[Array]:
-        codes, sure = model.classify_bands(bands)
-        return [codes[None], sure[None].astype(np.float32)]
 
     def tally(found: Sequence[Array]) -> None:
         nonlocal counts, total
@@ -120,14 +114,29 @@ def class_map(
         counts += np.bincount(codes[0], minlength=256)
         total += float(sure.sum(dtype=np.float64))
 
-    notes = cells.write(layers, cells.tags(task=model.task, **named), classify, tally, write_class_model, blocks)
-    write_whole(path.with_name(f"{path.name}.aux.xml"), _categories(legend))
+    with delivery([out]) as (path,):
+        beside = Path(confidence_path(path))
+        layers = [
+            Layer(path, [model.target], dtype="uint8", nodata=legend.nodata, resampling="mode", palette=_palette(legend)),
+            Layer(beside, [f"{model.target}_confidence"], ["1"]),
+        ]
+        cells = CellMap.open(model, embedding_map, [path, beside], crs=crs)
+        notes = cells.write(
+            layers, cells.tags(task=model.task, **named), partial(_classify, model), tally, write_class_model, blocks
+        )
+        write_whole(path.with_name(f"{path.name}.aux.xml"), _categories(legend))
     difference = same_origin(model, cells.file.tags)
     lattice = cells.lattice
     return ClassMapSummary(
-        path, beside, legend, tuple(int(counts[code]) for code in legend.codes), lattice.rows, lattice.cols, cells.metres**2,
+        final_name(out), confidence_path(out), legend, tuple(int(counts[code]) for code in legend.codes),
+        lattice.rows, lattice.cols, cells.metres**2,
         total / int(counts.sum()), (*notes, *(() if difference is None else (difference,))), time.monotonic() - began,
     )  # fmt: skip
+
+
+def _classify(model: ClassModel, bands: Array) -> list[Array]:
+    codes, sure = model.classify_bands(bands)
+    return [codes[None], sure[None].astype(np.float32)]
 
 
 def _palette(legend: Legend) -> dict[int, tuple[int, int, int, int]]:

@@ -12,19 +12,27 @@ A block appears under its name when it is complete. The checksums of the archive
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
+import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.errors import InputError
+from fusion3d.errors import Fusion3DError, InputError
 from fusion3d.grid import Window
 from fusion3d.io.whole_file import whole_file, write_whole
+from fusion3d.progress import progress_bar
+from fusion3d.workers import Lost, Workers
+
+Layers = list[npt.NDArray[Any]]
+Results = Iterable[tuple[Window, Layers | Lost]]
 
 _KEY = "key.json"
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -93,10 +101,52 @@ class FinishedBlocks:
         """All but the lock and the key."""
         return [path for path in self.folder.iterdir() if path.name not in ("lock", _KEY) and path.is_file()]
 
+    def fill(
+        self, windows: Sequence[Window], compute: Callable[[list[Window]], Results], *, title: str, unit: str,
+        progress: bool = False, workers: Workers | None = None,
+    ) -> tuple[bool, tuple[str, ...]]:  # fmt: skip
+        """Have all blocks in the folder; whether any holds data, and what was found there, in words.
+
+        Parameters
+        ----------
+        compute : gives the layers of blocks, in any order
+        title, unit : for the progress bar
+        progress : draw one
+        workers : at work, for their dashboard
+
+        Raises
+        ------
+        Fusion3DError
+            Every worker that tried a block died.
+        """
+        pending, filled, notes = [], False, []
+        for window in windows:
+            found = self.find(window)
+            if found is None:
+                pending.append(window)
+            else:
+                filled |= bool(found)
+        done = len(windows) - len(pending)
+        if self.differing:
+            notes.append(f"what a run before left unfinished was made with another {' and '.join(self.differing)}: begun anew")
+        if done:
+            notes.append(f"went on from the {done} of {len(windows)} {unit} that a run before had finished")
+        with progress_bar(title, len(windows), progress, unit=unit, done=done, workers=workers) as advance:
+            for window, layers in compute(pending):
+                if isinstance(layers, Lost):
+                    where = f"row {window.row}, column {window.col} of the {unit}"
+                    raise Fusion3DError(
+                        f"{title} stopped at {where}: {layers.reason}; give workers more memory, or make {unit} smaller"
+                    )
+                self.save(window, layers)
+                filled |= bool(layers)
+                advance()
+        return filled, tuple(notes)
+
     def _path(self, window: Window) -> Path:
         return self.folder / f"{window.row}_{window.col}.npz"
 
-    def find(self, window: Window) -> list[npt.NDArray[Any]] | None:
+    def find(self, window: Window) -> Layers | None:
         """The layers of a block; None where it is not there, or damaged."""
         try:
             return self.load(window)
@@ -114,7 +164,7 @@ class FinishedBlocks:
         with whole_file(self._path(window)) as draft:
             np.savez(draft, *layers)
 
-    def load(self, window: Window) -> list[npt.NDArray[Any]]:
+    def load(self, window: Window) -> Layers:
         """The layers of a block.
 
         Raises
@@ -129,6 +179,23 @@ class FinishedBlocks:
         except _DAMAGED:
             raise InputError(path, "is damaged", "run the same command again") from None
 
+    def publish(self, files: Mapping[str, Path]) -> None:
+        """Give files of the folder their final names, the last one first: when the first is there, all are.
+
+        Raises
+        ------
+        InputError
+            A final name cannot be written.
+        """
+        for name, path in reversed(files.items()):
+            try:
+                os.replace(self.folder / name, path)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise InputError(path, f"cannot be written ({error.strerror})", "check the folder") from None
+                with whole_file(path) as draft:
+                    shutil.copyfile(self.folder / name, draft)
+
     def close(self) -> None:
         """Let another run go on from here."""
         self._lock.close()
@@ -140,3 +207,22 @@ class FinishedBlocks:
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
         self.close()
+
+
+def on_workers(
+    workers: Workers, title: str, function: Callable[..., Layers], common: tuple[Any, ...]
+) -> Callable[[list[Window]], Iterator[tuple[Window, Layers | Lost]]]:
+    """What `FinishedBlocks.fill` computes blocks by: `function` of the `common` arguments and a window, on workers.
+
+    Parameters
+    ----------
+    function : of a module; it and all arguments are pickled where workers are processes
+    """
+
+    def compute(pending: list[Window]) -> Iterator[tuple[Window, Layers | Lost]]:
+        windows = {f"{title}-{window.row}_{window.col}": window for window in pending}
+        pieces = {name: (function, (window,)) for name, window in windows.items()}
+        for name, layers in workers.each(pieces, common=common):
+            yield windows[name], layers
+
+    return compute

@@ -11,6 +11,7 @@ from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.lattice import Lattice
 from fusion3d.grid import Window
 from fusion3d.io.alignment import planar
+from fusion3d.io.delivery import is_url
 from fusion3d.io.pixels import Target
 from fusion3d.io.raster import open_raster
 from fusion3d.mapping.geoparquet import CellTable
@@ -21,7 +22,7 @@ _SIDE = 512
 """Cells on the side of the squares in whose order rows come: those of the map's file, whatever it was computed in."""
 
 
-def check_columns(path: str | Path) -> Path:
+def check_columns(path: str | Path) -> None:
     """Refuse a name of a table that cannot be written.
 
     Raises
@@ -31,12 +32,10 @@ def check_columns(path: str | Path) -> Path:
     InputError
         Its folder does not exist.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".parquet", ".geoparquet"):
+    if not str(path).lower().endswith((".parquet", ".geoparquet")):
         raise ConfigError(f"--columns {path}: give a name that ends in .parquet")
-    if not path.absolute().parent.is_dir():
+    if not is_url(path) and not Path(path).absolute().parent.is_dir():
         raise InputError(path, "cannot be written: its folder does not exist", "create the folder first")
-    return path
 
 
 def write_columns(map_file: str | Path, out: str | Path) -> int:

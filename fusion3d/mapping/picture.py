@@ -11,6 +11,7 @@ from rasterio.errors import RasterioError
 
 from fusion3d.errors import InputError
 from fusion3d.grid import metric_unit, parse_crs
+from fusion3d.io.s3 import point_gdal_to_s3
 from fusion3d.io.whole_file import whole_file
 
 _LONGEST = 2048
@@ -38,7 +39,7 @@ def picture(cog: str | Path, out: str | Path, title: str | None = None) -> Path:
     out = Path(out)
     if not out.parent.is_dir():
         raise InputError(out, "cannot be written: its folder does not exist", "create the folder first")
-    values, pixel, tags = _read(Path(cog))
+    values, pixel, tags = _read(str(cog))
     rgba = composite(values)
     height, width = rgba.shape[:2]
     across, down = width * pixel, height * pixel
@@ -65,9 +66,10 @@ def picture(cog: str | Path, out: str | Path, title: str | None = None) -> Path:
     return out
 
 
-def _read(path: Path) -> tuple[npt.NDArray[np.float32], float, dict[str, str]]:
+def _read(path: str) -> tuple[npt.NDArray[np.float32], float, dict[str, str]]:
     """Bands [C, H, W] with NaN for nodata, side of a drawn pixel in metres, tags."""
     try:
+        point_gdal_to_s3()
         with rasterio.open(path) as dataset:
             shrink = max(1.0, max(dataset.width, dataset.height) / _LONGEST)
             shape = (dataset.count, max(1, round(dataset.height / shrink)), max(1, round(dataset.width / shrink)))

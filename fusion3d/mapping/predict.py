@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion3d.mapping.cell_by_cell import Blocks, CellMap, Layer
+from fusion3d.io.delivery import delivery, final_name
+from fusion3d.mapping.cell_by_cell import Blocks, CellMap, Layer, check_name
 from fusion3d.mapping.map_columns import check_columns, write_columns
 from fusion3d.tasks.conformal import check_level, plots_needed
 from fusion3d.tasks.domain import EXTRAPOLATION
@@ -43,8 +44,8 @@ class PredictSummary:
     seconds : wall time
     """
 
-    output: Path
-    columns: Path | None
+    output: Path | str
+    columns: Path | str | None
     target: str
     unit: str
     bands: tuple[str, ...]
@@ -91,7 +92,8 @@ def predict(
     crs: str | None = None,
     columns: str | Path | None = None,
     block: int = 256,
-    jobs: int = 1,
+    workers: int = 1,
+    scheduler: str | None = None,
     progress: bool = False,
 ) -> PredictSummary:
     """Write the model's value for every cell of a map of embeddings as a COG on the same cells.
@@ -106,7 +108,7 @@ def predict(
     Parameters
     ----------
     model : folder or model.json of `fusion3d fit`, or the model itself
-    out : file that ends in .tif
+    out : file that ends in .tif; as `columns` also a URL, such as s3://bucket/agb.tif
     level : of the interval; None for that of the fit
     estimate_only : the first band alone
     uncut : the estimate of a target that cannot be negative keeps its values below 0; error and interval are those of the cut one
@@ -115,7 +117,8 @@ def predict(
     crs : of a raster without one
     columns : GeoParquet of the mapped cells, a row each
     block : side of the squares that are computed at once, cells: more memory when larger, the same values
-    jobs : threads: the same values
+    workers : threads: the same values
+    scheduler : address of a Dask scheduler whose workers compute instead: the same values
     progress : draw a progress bar
 
     Raises
@@ -126,27 +129,31 @@ def predict(
         An option is out of range.
     """
     began = time.monotonic()
+    check_name(out, embedding_map)
+    if columns is not None:
+        check_columns(columns)
     if level is not None:
         check_level(level)
     plot = None if isinstance(model, TargetModel) else _plot_area(model)
     model = model if isinstance(model, TargetModel) else read_model(model)
     bands = _Bands(model, model.level if level is None else level, estimate_only, uncut)
-    layer, tally, blocks = Layer(Path(out), bands.names, bands.units), _Tally(len(bands.names)), Blocks(block, jobs, progress)
-    outputs = [layer.path] if columns is None else [layer.path, check_columns(columns)]
-    cells = CellMap.open(model, embedding_map, outputs, resolution=resolution, crs=crs)
-    went = cells.write(
-        [layer], cells.tags(**bands.tags), lambda some: [bands.of(some)], lambda found: tally.add(found[0]), write_model, blocks
-    )
-    if columns is not None:
-        write_columns(layer.path, columns)
+    tally, blocks = _Tally(len(bands.names)), Blocks(block, workers, scheduler, progress)
+    with delivery([out] if columns is None else [out, columns]) as (path, *tables):
+        layer = Layer(path, bands.names, bands.units)
+        cells = CellMap.open(model, embedding_map, [path, *tables], resolution=resolution, crs=crs)
+        went = cells.write(
+            [layer], cells.tags(**bands.tags), bands.layers, lambda found: tally.add(found[0]), write_model, blocks
+        )
+        for table in tables:
+            write_columns(path, table)
     difference = same_origin(model, cells.file.tags)
     size = None if plot is None or estimate_only else _size_note(plot, cells)
     notes = (*went, *bands.notes, *(note for note in (size, difference) if note is not None))
     means = dict(zip(bands.names, tally.totals / tally.count, strict=True))
     outside = means.get(EXTRAPOLATION)
     return PredictSummary(
-        output=layer.path,
-        columns=None if columns is None else Path(columns),
+        output=final_name(out),
+        columns=None if columns is None else final_name(columns),
         target=model.target,
         unit=model.unit,
         bands=bands.names,
@@ -236,6 +243,10 @@ class _Bands:
         if self.domain is not None:
             found.append(self.domain.outside(cells).astype(np.float64))
         return np.stack(found).astype(np.float32)
+
+    def layers(self, cells: np.ndarray) -> list[np.ndarray]:
+        """The only layer of the map."""
+        return [self.of(cells)]
 
 
 class _Tally:

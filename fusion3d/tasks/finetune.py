@@ -23,12 +23,12 @@ from fusion3d.evaluation.label_tables import LabelOptions, Labels, named, read_l
 from fusion3d.evaluation.labels import Samples, plot_samples
 from fusion3d.evaluation.places import Patch
 from fusion3d.evaluation.plots import PlotTable
-from fusion3d.evaluation.progress import progress_bar
 from fusion3d.evaluation.ridge import Ridge
 from fusion3d.evaluation.supervised import Labels as Training
 from fusion3d.evaluation.supervised import SupervisedModel, predict_supervised, train_supervised
 from fusion3d.evaluation.tuned_file import answer_band, write_tuned
 from fusion3d.grid import Window
+from fusion3d.progress import progress_bar
 from fusion3d.store import Store
 from fusion3d.tasks.area_based import area_based
 from fusion3d.tasks.card_file import SCORES_FILE

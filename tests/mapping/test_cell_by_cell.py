@@ -63,19 +63,19 @@ def computed(monkeypatch) -> list[int]:
 
 
 @pytest.mark.parametrize("resolution", [None, 30])
-def test_bytes_do_not_depend_on_blocks_and_jobs(embedding, tmp_path, resolution):
+def test_bytes_do_not_depend_on_blocks_and_workers(embedding, tmp_path, resolution):
     files = []
-    for block, jobs in ((256, 1), (17, 3), (64, 2)):
+    for block, workers in ((256, 1), (17, 3), (64, 2)):
         name = f"{block}.tif"
         predict(
             with_intervals(), embedding, tmp_path / name, resolution=resolution, columns=tmp_path / f"{block}.parquet",
-            block=block, jobs=jobs,
+            block=block, workers=workers,
         )  # fmt: skip
         files.append(((tmp_path / name).read_bytes(), (tmp_path / f"{block}.parquet").read_bytes()))
     assert files[0] == files[1] == files[2]
 
 
-def test_jobs_run_at_the_same_time(embedding, tmp_path, monkeypatch):
+def test_workers_run_at_the_same_time(embedding, tmp_path, monkeypatch):
     """Each of two blocks waits until both have begun."""
     from threading import Barrier
 
@@ -86,7 +86,7 @@ def test_jobs_run_at_the_same_time(embedding, tmp_path, monkeypatch):
         return real(self, window)
 
     monkeypatch.setattr(CellMap, "read", read)
-    predict(with_intervals(), embedding, tmp_path / "agb.tif", block=COLS, jobs=2)
+    predict(with_intervals(), embedding, tmp_path / "agb.tif", block=COLS, workers=2)
     assert together.broken is False
 
 
@@ -193,11 +193,11 @@ def test_error_of_a_thread_is_the_error_of_the_map(tmp_path):
     data[-60_000:-1_000] = bytes(59_000)
     source.write_bytes(data)
     with pytest.raises(InputError, match="cannot be decoded"):
-        predict(with_intervals(), source, out, block=64, jobs=3)
+        predict(with_intervals(), source, out, block=64, workers=3)
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("option", "text"), [("jobs", "--jobs must be at least 1, not 0"), ("block", "--block 0")])
+@pytest.mark.parametrize(("option", "text"), [("workers", "--workers must be at least 1, not 0"), ("block", "--block 0")])
 def test_options_out_of_range_are_refused(option, text, embedding, tmp_path):
     with pytest.raises(ConfigError, match=text):
         predict(with_intervals(), embedding, tmp_path / "agb.tif", **{option: 0})

@@ -21,7 +21,7 @@ from fusion3d.encoders.als import AlsEncoder
 from fusion3d.errors import ConfigError, StoreError
 from fusion3d.evaluation.blocks import check_split
 from fusion3d.evaluation.checkpoint import choose_sensors, load_pretraining
-from fusion3d.evaluation.progress import progress_bar
+from fusion3d.progress import progress_bar
 from fusion3d.store import Store
 from fusion3d.tasks.classes.calibration import calibration_error, fit_temperature, tempered
 from fusion3d.tasks.fit_folder import out_folder, write_fit
