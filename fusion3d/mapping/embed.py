@@ -25,7 +25,15 @@ from fusion3d.grid import Window
 from fusion3d.io.alignment import planar
 from fusion3d.io.delivery import delivery, final_name, is_url
 from fusion3d.io.geotiff import CogWriter
-from fusion3d.mapping.embedded_tiles import Recipe, checkpoint_hash, exact_convolutions, layers_of, store_hash, tile_layers
+from fusion3d.mapping.embedded_tiles import (
+    Recipe,
+    checkpoint_hash,
+    exact_convolutions,
+    holding,
+    layers_of,
+    store_hash,
+    tile_layers,
+)
 from fusion3d.mapping.finished_blocks import FinishedBlocks, Layers, on_workers
 from fusion3d.mapping.geoparquet import EmbeddingTable
 from fusion3d.mapping.mapper import Mapper
@@ -100,6 +108,9 @@ def embed(
     unfinished there is dropped. The folder with the finished tiles stands beside the first file and takes as much disk as the map
     without compression.
 
+    Values are the same bits for any number of workers from 2 on, here or on a cluster, on the same kind of processor. One worker
+    uses torch's threads, whose sums are rounded in another way (below 1e-6); with OMP_NUM_THREADS=1 it gives those bits too.
+
     Parameters
     ----------
     checkpoint : .ckpt, or run folder of `fusion3d pretrain`
@@ -152,7 +163,7 @@ def embed(
         _check_places(paths)
         work = FinishedBlocks(paths[0], key)
         try:
-            with pool, exact_convolutions():
+            with pool, exact_convolutions(), holding(recipe, mapper):
                 if pool.count == 1 and pool.scheduler is None:
                     compute = _in_this_process(mapper)
                 else:

@@ -1,4 +1,8 @@
-"""Embeddings of tiles as pieces of work that any process can do: it opens checkpoint and store by itself, once."""
+"""Embeddings of tiles as pieces of work that any process can do: it opens checkpoint and store by itself, once.
+
+Sums are rounded in another way when several threads share them. So a piece is computed with one thread, wherever that is, and
+neither the number of workers nor where they run changes a bit.
+"""
 
 from __future__ import annotations
 
@@ -55,23 +59,28 @@ _held: dict[Recipe, Mapper] = {}
 """The last mapper of this process."""
 
 
-def hold(recipe: Recipe, mapper: Mapper) -> None:
-    """Let this process use a mapper that it has already."""
+@contextmanager
+def holding(recipe: Recipe, mapper: Mapper) -> Iterator[None]:
+    """Let `tile_layers` use a mapper that this process has already; torch's threads are what they were afterwards."""
+    threads = torch.get_num_threads()
     _held.clear()
     _held[recipe] = mapper
-
-
-def release() -> None:
-    """Let go of the mapper that this process holds."""
-    _held.clear()
+    try:
+        yield
+    finally:
+        _held.clear()
+        torch.set_num_threads(threads)
 
 
 def tile_layers(recipe: Recipe, window: Window) -> Layers:
     """What a tile of the map holds: see `layers_of`."""
+    torch.set_num_threads(1)  # of the calling thread, and of threads that have not computed yet
     with _lock:
-        if recipe not in _held:
-            hold(recipe, _mapper(recipe))
-        mapper = _held[recipe]
+        mapper = _held.get(recipe)
+        if mapper is None:
+            # the former one goes first
+            _held.clear()
+            mapper = _held[recipe] = _mapper(recipe)
     with exact_convolutions():
         return layers_of(mapper, window, mapper.read(window))
 
