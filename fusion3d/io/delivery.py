@@ -72,7 +72,8 @@ def delivery(paths: Sequence[str | Path]) -> Iterator[tuple[Path, ...]]:
             for folder, place in reversed(places.items()):
                 for file in sorted(_files(place), key=lambda file: file == made[remote[0]]):
                     _send(systems[folder], file, f"{folder}/{file.name}")
-                    file.unlink()
+            for place in places.values():
+                shutil.rmtree(place)
         finally:
             for place in places.values():
                 # what a run can go on from, or files that could not be sent, stay
