@@ -8,7 +8,6 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from s3fs import S3FileSystem
 
 from fusion3d.errors import InputError
 from fusion3d.io.delivery import delivery, final_name
@@ -38,13 +37,14 @@ def test_local_files_are_made_where_they_belong(tmp_path, temporary):
 
 def test_files_and_what_stands_beside_them_are_sent_the_first_last(s3, tmp_path, temporary, monkeypatch):
     sent: list[str] = []
-    real = S3FileSystem._put_file
+    system = fsspec.filesystem("s3")
+    real = system.put_file
 
-    async def put_file(self, local, remote, **options):
+    def put_file(local, remote):
         sent.append(remote)
-        return await real(self, local, remote, **options)
+        real(local, remote)
 
-    monkeypatch.setattr(S3FileSystem, "_put_file", put_file)
+    monkeypatch.setattr(system, "put_file", put_file)
     first, other, here = f"{s3}/forêt d'été/carte 1.tif", f"{s3}/tables/t.csv", tmp_path / "here.txt"
     with delivery([first, here, other]) as (local, near, table):
         assert near == here
@@ -52,7 +52,6 @@ def test_files_and_what_stands_beside_them_are_sent_the_first_last(s3, tmp_path,
         local.with_name("carte 1.tif.aux.xml").write_text("names")
         local.with_name(".draft").write_text("half")
         table.write_text("a,b")
-    system = fsspec.filesystem("s3")
     assert {path: system.cat_file(f"s3://{path}") for path in system.find(s3)} == {
         path.removeprefix("s3://"): text
         for path, text in ((first, b"map"), (f"{first}.aux.xml", b"names"), (other, b"a,b"))
@@ -95,10 +94,10 @@ def test_place_that_cannot_be_written_is_one_line_before_the_work(s3, temporary,
 
 
 def test_finished_file_that_cannot_be_sent_is_named(s3, monkeypatch):
-    async def put_file(self, *args, **options):
+    def put_file(local, remote):
         raise OSError("the line is down")
 
-    monkeypatch.setattr(S3FileSystem, "_put_file", put_file)
+    monkeypatch.setattr(fsspec.filesystem("s3"), "put_file", put_file)
     with pytest.raises(InputError, match="the line is down") as failed, delivery([f"{s3}/a.tif"]) as (local,):
         local.write_text("map")
     assert str(local) in str(failed.value)
