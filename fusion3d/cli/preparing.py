@@ -109,6 +109,9 @@ def prepare(
     ] = None,
     normalized: Annotated[bool, typer.Option("--normalized", help="Heights in the files are above ground already.")] = False,
     attribute: Annotated[list[str] | None, typer.Option(help="Extra point dimension to keep, such as gps_time or red.")] = None,
+    max_ratio: Annotated[
+        float | None, typer.Option(help="Bytes that a byte of LAZ may become; more is taken for a bomb [default: 200].")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes of a local Dask cluster, started when there is work for it.")] = DEFAULT,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of your own Dask scheduler instead, for instance tcp://10.0.0.1:8786.")
@@ -151,14 +154,15 @@ def prepare(
     notes: list[str] = []
     scenes = [item for item in inputs if item.lower().endswith((".yaml", ".yml"))]
     if scenes:
-        if len(inputs) > 1 or named or gedi or normalized or attribute:
+        if len(inputs) > 1 or named or gedi or normalized or attribute or max_ratio is not None:
             raise ConfigError("a scene file names every source: put the other files into it")
         scene = replace(read_scene(scenes[0]), **options)
     else:
+        cap = {} if max_ratio is None else {"max_ratio": max_ratio}
         area = within or bounds
         found = sort_inputs(named_tiles(inputs, None if area is None else read_area(area, None if within else crs)))
         footprints, tiles = [*(gedi or []), *found.footprints], found.tiles
-        als = AlsSource(tuple(tiles), normalized=normalized, attributes=tuple(attribute or ())) if tiles else None
+        als = AlsSource(tuple(tiles), normalized=normalized, attributes=tuple(attribute or ()), **cap) if tiles else None
         rasters = {
             name: RasterInput(files, kind=kinds.get(name, "reflectance"), bands=sidecars.get(name))
             for name, files in named.items()

@@ -53,8 +53,7 @@ def test_files_and_what_stands_beside_them_are_sent_the_first_last(s3, tmp_path,
         local.with_name(".draft").write_text("half")
         table.write_text("a,b")
     assert {path: system.cat_file(f"s3://{path}") for path in system.find(s3)} == {
-        path.removeprefix("s3://"): text
-        for path, text in ((first, b"map"), (f"{first}.aux.xml", b"names"), (other, b"a,b"))
+        path.removeprefix("s3://"): text for path, text in ((first, b"map"), (f"{first}.aux.xml", b"names"), (other, b"a,b"))
     }
     assert sent == [other, f"{first}.aux.xml", first]
     assert not files_in(temporary)

@@ -131,9 +131,7 @@ def test_killed_run_is_gone_on_with_to_the_same_bytes(scene, whole, tmp_path, mo
     out, folder = tmp_path / "emb.tif", tmp_path / "emb.tif.partial"
     words = ["embed", *scene, "--out", out, "--out", tmp_path / "emb.parquet", "--tile", 5, "--workers", 1, "--quiet"]
     words += ["--device", "cpu"]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "fusion3d.cli", *map(str, words)], env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    run = subprocess.Popen([sys.executable, "-m", "fusion3d.cli", *map(str, words)], env={**os.environ, "OMP_NUM_THREADS": "1"})
     after = random.randint(1, TILES // 2)
     try:
         deadline = time.monotonic() + 120

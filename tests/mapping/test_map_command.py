@@ -138,7 +138,9 @@ def classes(tmp_path_factory) -> Path:
 
 def test_classes_are_the_same_bytes_whatever_blocks_and_workers(classes, tmp_path):
     for block, workers in ((256, 1), (13, 3)):
-        done = run(classes, classes / "emb.tif", "--out", tmp_path / f"{block}.tif", "--block", block, "--workers", workers, "--quiet")
+        done = run(
+            classes, classes / "emb.tif", "--out", tmp_path / f"{block}.tif", "--block", block, "--workers", workers, "--quiet"
+        )
         assert done.exit_code == 0, done.exception
     for end in (".tif", "_confidence.tif", ".tif.aux.xml"):
         assert (tmp_path / f"256{end}").read_bytes() == (tmp_path / f"13{end}").read_bytes()
