@@ -158,6 +158,8 @@ def prepare(
             raise ConfigError("a scene file names every source: put the other files into it")
         scene = replace(read_scene(scenes[0]), **options)
     else:
+        if max_ratio is not None and not max_ratio > 0:
+            raise ConfigError(f"--max-ratio {max_ratio:g} must be above 0")
         cap = {} if max_ratio is None else {"max_ratio": max_ratio}
         area = within or bounds
         found = sort_inputs(named_tiles(inputs, None if area is None else read_area(area, None if within else crs)))
