@@ -30,7 +30,7 @@ from fusion3d.errors import ConfigError, CRSError
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-_INTEGER_TOLERANCE = 1e-6
+INTEGER_TOLERANCE = 1e-6
 
 
 def metric_unit(crs: CRS) -> float:
@@ -174,7 +174,7 @@ class Grid:
         if self.block < 1 or self.rows < 0 or self.cols < 0:
             raise ConfigError("block, rows and cols count columns and cannot be negative (block at least 1)")
         ratio = self.column / self.voxel
-        if abs(ratio - round(ratio)) > _INTEGER_TOLERANCE or round(ratio) < 1:
+        if abs(ratio - round(ratio)) > INTEGER_TOLERANCE or round(ratio) < 1:
             raise ConfigError(
                 f"--column {self.column} m is not a multiple of --voxel {self.voxel} m; choose a voxel that divides it"
             )
@@ -206,7 +206,7 @@ class Grid:
         anchored = cls(empty.crs, math.floor(xmin / size) * size, math.ceil(ymax / size) * size, column, voxel, block)
         if not closed:
             row, col = (
-                math.ceil(cells - _INTEGER_TOLERANCE) - 1 for cells in ((anchored.y0 - ymin) / size, (xmax - anchored.x0) / size)
+                math.ceil(cells - INTEGER_TOLERANCE) - 1 for cells in ((anchored.y0 - ymin) / size, (xmax - anchored.x0) / size)
             )
             return cls(empty.crs, anchored.x0, anchored.y0, column, voxel, block, row + 1, col + 1)
         rows, cols = anchored.cell_of(np.array([xmax]), np.array([ymin]))
@@ -288,7 +288,7 @@ class Grid:
 
 def _half_open(cells: Float64) -> Int64:
     nearest = np.rint(cells)
-    return np.where(np.abs(cells - nearest) <= _INTEGER_TOLERANCE, nearest, np.floor(cells)).astype(np.int64)
+    return np.where(np.abs(cells - nearest) <= INTEGER_TOLERANCE, nearest, np.floor(cells)).astype(np.int64)
 
 
 def parse_crs(crs: CRS | str | int) -> CRS:

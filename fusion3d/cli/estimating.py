@@ -14,11 +14,18 @@ from fusion3d.workers import DEFAULT
 
 @app.command()
 def metrics(
-    store: Annotated[Path, typer.Argument(help="Column store with aerial LiDAR.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="A column store with aerial LiDAR; or LAS, LAZ or COPC tiles, folders or patterns.")
+    ],
     target: Annotated[Path, typer.Option("--out", help="Map to write, a COG (.tif) with a band for each metric.")],
-    resolution: Annotated[float, typer.Option(help="Cell size, metres; a multiple of the column.")] = 20.0,
+    resolution: Annotated[float, typer.Option(help="Cell size, metres; on a store a multiple of the column.")] = 20.0,
     names: Annotated[
-        str | None, typer.Option("--metrics", help="Of zmax,zq95,pzabove2,rumple,..., comma-separated [default: all predictors].")
+        str | None,
+        typer.Option(
+            "--metrics",
+            help="Of zmax,zq95,pzabove2,rumple,..., comma-separated [default: all predictors; of tiles "
+            "zmax,zmean,n,zq5,zq25,zq50,zq75,zq95].",
+        ),
     ] = None,
     min_height: Annotated[
         float,
@@ -26,16 +33,53 @@ def metrics(
             help="Metres: height, L-moment and intensity metrics count returns above it, 0 all of them; cover always counts all."
         ),
     ] = 0.0,
-    min_returns: Annotated[int, typer.Option(help="A metric of fewer returns is nodata.")] = 10,
+    min_returns: Annotated[
+        int | None, typer.Option(help="A metric of fewer returns is nodata [default: 10; of tiles 1].")
+    ] = None,
+    ground: Annotated[
+        bool,
+        typer.Option(
+            "--ground",
+            help="Tiles only: heights above their triangulated ground; else Z as the tiles hold it, as lasR and lidR do.",
+        ),
+    ] = False,
+    crs: Annotated[str | None, typer.Option(help="Tiles only: CRS of those that state none.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Wall-to-wall plot metrics of the area-based approach, by the names that lidR gives them: a map for `fusion3d fit`."""
-    from fusion3d.mapping.metrics_map import metrics_map
+    """Wall-to-wall metrics of aerial LiDAR, by the names that lidR gives them, from a store or straight from tiles.
 
-    summary = metrics_map(
-        store, target, resolution=resolution, names=listed(names), min_height=min_height, least=min_returns, progress=not quiet
-    )
-    out.print(str(summary), markup=False)
+    Of a store, the plot metrics of the area-based approach: a map for `fusion3d fit`. Of tiles, extremes, mean, number and
+    percentiles of Z in one decode; tiles that cannot be used are set aside.
+    """
+    if len(sources) == 1 and (Path(sources[0]) / "zarr.json").exists():
+        if ground or crs:
+            raise ConfigError("--ground and --crs are for tiles: a store has its heights and its CRS")
+        from fusion3d.mapping.metrics_map import metrics_map
+
+        summary = metrics_map(
+            sources[0], target, resolution=resolution, names=listed(names), min_height=min_height,
+            least=10 if min_returns is None else min_returns, progress=not quiet,
+        )  # fmt: skip
+        out.print(str(summary), markup=False)
+        return
+    from fusion3d.mapping.tile_metrics import height_metrics, tile_metrics
+
+    options = {
+        "resolution": resolution, "names": listed(names), "least": 1 if min_returns is None else min_returns, "crs": crs,
+        "progress": not quiet,
+    }  # fmt: skip
+    if ground:
+        text, set_aside = height_metrics(sources, target, min_height=min_height, **options)
+    elif min_height:
+        raise ConfigError("--min-height is for heights above ground: give --ground, or a store")
+    else:
+        text = tile_metrics(sources, target, **options)
+        set_aside = text.set_aside
+    for _, reason in set_aside:
+        out.print(f"set aside: {reason}", markup=False)
+    out.print(str(text), markup=False)
+    if set_aside:
+        raise typer.Exit(1)
 
 
 @app.command(context_settings={"allow_extra_args": True})

@@ -20,13 +20,11 @@ from fusion3d.data.observation import (
 )
 from fusion3d.errors import ConfigError
 from fusion3d.grid import Window
+from fusion3d.io.las_layout import NOISE_CLASSES as NOISE_CLASSES
 
 if TYPE_CHECKING:
     from fusion3d.io.gedi import FootprintFilter
     from fusion3d.store import Store
-
-NOISE_CLASSES = (7, 18)
-"""Low and high noise (ASPRS LAS 1.4 R15, table 17)."""
 
 _EPOCH = datetime.date(1970, 1, 1)
 _HALF_SWATH = 30.0

@@ -77,6 +77,9 @@ _MODERN_BITS = {
 SCAN_ANGLE_STEP = 0.006
 """Degrees of one step of the 16-bit scan angle of formats 6-10."""
 
+NOISE_CLASSES = (7, 18)
+"""Low and high noise (ASPRS LAS 1.4 R15, table 17)."""
+
 WAVE_FORMATS = (4, 5, 9, 10)
 WAVE_DIMENSIONS = tuple(name for name, _ in _WAVE)
 

@@ -115,7 +115,7 @@ class Assembly:
                 f"coordinates of {len(rounded)} of {len(tiles)} tiles are rounded to the nearest {lattice.scale[0]:g} "
                 f"(reprojected, or on another lattice): {', '.join(Path(path).name for path in rounded[:5])}"
             )
-        parts = Path(str(self.work / "parts"))
+        parts = str(self.work / "parts")
         self._each(
             "decode tiles",
             {

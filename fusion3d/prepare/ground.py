@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import LinearNDInterpolator
-from scipy.spatial import QhullError, cKDTree
+from scipy.spatial import cKDTree
+
+from fusion3d.prepare.cells import counts, lattice_cells, numbered, sums
+from fusion3d.prepare.triangulation import Triangulation
+from fusion3d.store.layout import PointLattice
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
-THINNING = 0.5
+THINNING = 1.0
 """Ground points are averaged in cells of this size (metres) before triangulation."""
 
 
@@ -28,48 +34,93 @@ def describe_ground(normalized: bool, classes: tuple[int, ...], buffer: float) -
     }
 
 
-def thin(points: Float64, size: float = THINNING) -> Float64:
-    """Mean x, y, z of the ground points in each cell of `size`.
+@dataclass(frozen=True)
+class ThinnedGround:
+    """Ground points summed up in cells; sums of integers, so that neither order nor borders of tiles and blocks change a bit.
+
+    Attributes
+    ----------
+    row, col : [K] cells of `THINNING` metres, counted north and east of zero
+    count : [K] points in them
+    x, y, z : [K] sums of their lattice integers
+    """
+
+    row: Int64
+    col: Int64
+    count: Int64
+    x: Int64
+    y: Int64
+    z: Int64
+
+    def arrays(self) -> list[Int64]:
+        """The attributes in order."""
+        return [self.row, self.col, self.count, self.x, self.y, self.z]
+
+    def near(self, bounds: tuple[float, float, float, float]) -> ThinnedGround:
+        """The cells that touch a rectangle, metres."""
+        west, south, east, north = (int(np.floor(value / THINNING)) for value in bounds)
+        kept = (self.row >= south) & (self.row <= north) & (self.col >= west) & (self.col <= east)
+        return ThinnedGround(*(values[kept] for values in self.arrays()))
+
+    def means(self, lattice: PointLattice, unit: float) -> Float64:
+        """[K, 3] mean positions, metres."""
+        mean = np.stack([self.x, self.y, self.z], axis=1) / self.count[:, None]
+        return np.asarray((np.array(lattice.origin) + mean * lattice.scale) * (unit, unit, 1.0))
+
+
+def thin(points: Sequence[npt.NDArray[Any]], anchor: tuple[int, int, int], lattice: PointLattice, unit: float) -> ThinnedGround:
+    """Sum ground points up by cell.
 
     Parameters
     ----------
-    points : [N, 3] metres
+    points : x, y and z, [N] each, integers of the lattice that count from `anchor`
+    unit : metres in one CRS unit
     """
-    if len(points) == 0:
-        return points
     # Cells are anchored at zero, so both sides of a block's edge thin the same way.
-    cells = np.floor(points[:, :2] / size).astype(np.int64)
-    order = np.lexsort((points[:, 2], points[:, 1], points[:, 0], cells[:, 1], cells[:, 0]))
-    cells, points = cells[order], points[order]
-    first = np.flatnonzero(np.r_[True, (np.diff(cells, axis=0) != 0).any(axis=1)])
-    counts = np.diff(np.r_[first, len(points)])
-    return np.asarray(np.add.reduceat(points, first, axis=0) / counts[:, None])
+    col, row = (
+        lattice_cells(points[axis], (lattice.origin[axis] + anchor[axis] * lattice.scale[axis]) * unit,
+                      lattice.scale[axis] * unit, THINNING)
+        for axis in range(2)
+    )  # fmt: skip
+    number, rows, cols = numbered(row, col)
+    count = counts(number, len(rows))
+    x, y, z = (sums(number, values, len(rows)) + start * count for values, start in zip(points, anchor, strict=True))
+    return ThinnedGround(rows, cols, count, x, y, z)
 
 
-def ground_elevation(ground: Float64, x: Float64, y: Float64, reach: float) -> Float64:
+def merge(parts: Sequence[ThinnedGround]) -> ThinnedGround:
+    """Sums over several tiles, in the order of the cells."""
+    if not parts:
+        return ThinnedGround(*(np.zeros(0, np.int64) for _ in range(6)))
+    row, col, *values = (np.concatenate(arrays) for arrays in zip(*(part.arrays() for part in parts), strict=True))
+    number, rows, cols = numbered(row, col)
+    return ThinnedGround(rows, cols, *(sums(number, each, len(rows)) for each in values))
+
+
+class Terrain:
     """Elevation of the ground under points.
 
     Parameters
     ----------
     ground : [G, 3] ground points, metres, near a local origin
-    x, y : [N] metres
     reach : ground farther than this from a point outside of the hull does not count, metres
-
-    Returns
-    -------
-    [N] metres; NaN where no ground point is near
     """
-    if len(ground) == 0 or len(x) == 0:
-        return np.full(len(x), np.nan)
-    elevation = np.full(len(x), np.nan)
-    # Fewer than three points, or all on one line, have no triangle: there the nearest one serves.
-    with contextlib.suppress(QhullError, ValueError):
-        elevation = LinearNDInterpolator(ground[:, :2], ground[:, 2])(x, y)
-    outside = np.isnan(elevation)
-    if outside.any():
-        distance, nearest = cKDTree(ground[:, :2]).query(np.c_[x[outside], y[outside]], distance_upper_bound=reach)
-        found = np.isfinite(distance)
-        values = np.full(int(outside.sum()), np.nan)
-        values[found] = ground[nearest[found], 2]
-        elevation[outside] = values
-    return elevation
+
+    def __init__(self, ground: Float64, reach: float) -> None:
+        self._ground, self._reach = ground, reach
+        # Fewer than three points, or all on one line, have no triangle: there the nearest one serves.
+        self._triangles = Triangulation(ground)
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self._ground[:, :2], balanced_tree=False, compact_nodes=False)
+
+    def __call__(self, x: Float64, y: Float64) -> Float64:
+        """[N] metres under places [N]; NaN where no ground point is near."""
+        elevation = self._triangles(x, y)
+        outside = np.flatnonzero(np.isnan(elevation))
+        if len(outside) and len(self._ground):
+            distance, nearest = self._tree.query(np.c_[x[outside], y[outside]], distance_upper_bound=self._reach)
+            found = np.isfinite(distance)
+            elevation[outside[found]] = self._ground[nearest[found], 2]
+        return elevation

@@ -47,7 +47,7 @@ def place_grid(scene: Scene, sources: Sources, set_aside: list[tuple[str, str]],
         places = [
             TilePlace(tile.file.path, shapely.box(*tile.file.bounds), map_crs(tile.crs)) for tile in tiles if tile.file.count
         ]
-        touching = set(tiles_within(places, area))
+        touching = set(tiles_within(places, area, margin=scene.column))
         inside = [tile for tile in tiles if not tile.file.count or tile.file.path in touching]
         if tiles and not inside and not sources.rasters and not sources.gedi:
             raise InputError(tiles[0].file.path, "no point of any tile lies inside the grid", "check --bounds and --crs")

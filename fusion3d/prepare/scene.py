@@ -150,7 +150,7 @@ def read_scene(path: str | Path) -> Scene:
             name: RasterInput(**_known(RasterInput, _with_files(item, base))) for name, item in (raw.get("rasters") or {}).items()
         }
         if isinstance(values.get("within"), str):
-            values["within"] = str(base / values["within"])
+            values["within"] = _beside(values["within"], base)
         return Scene(**values)
     except (ConfigError, TypeError, AttributeError) as error:
         raise InputError(path, str(error), "see configs/scene.yaml") from None
@@ -164,13 +164,17 @@ def _with_files(item: Any, base: Path) -> dict[str, Any]:
     files = item["files"]
     names = [files] if isinstance(files, str) else files
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        names = [name if is_url(name) else str(base / name) for name in names]
+        names = [_beside(name, base) for name in names]
     item = {**item, "files": names}
     for key in ("bands", "reader"):
         value = item.get(key)
         if isinstance(value, str) and (base / value.split(":")[0]).exists():
             item[key] = str(base / value)
     return item
+
+
+def _beside(name: str, base: Path) -> str:
+    return name if is_url(name) else str(base / name)
 
 
 def _known(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:

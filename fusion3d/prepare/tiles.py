@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
-import shutil
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +12,16 @@ from pyproj import CRS, Transformer
 
 from fusion3d.errors import CRSError, Fusion3DError, InputError
 from fusion3d.grid import Grid, parse_crs, same_map_crs, vertical_unit
+from fusion3d.io.binary_file import digest
 from fusion3d.io.las import PointFile, Points, open_points, read_chunks
+from fusion3d.prepare.cells import Places, numbered, places_of, sorted_by
+from fusion3d.prepare.fragments import GROUND, POINTS, Fragments
+from fusion3d.prepare.ground import thin
 from fusion3d.prepare.scene import AlsSource
 from fusion3d.store.layout import STANDARD_ATTRIBUTES, PointLattice, block_name
 
+_HELD_BYTES = 256 << 20
+"""Of a tile's points in memory before they are written as fragments."""
 _REPROJECTED_STEP = 0.001
 _LATTICE_TOLERANCE = 1e-4
 
@@ -53,10 +55,10 @@ def scan_tile(path: str, source: AlsSource, grid_crs: str | None) -> Tile:
 
 
 def same_content(one: PointFile, other: PointFile) -> bool:
-    """Whether two files are byte for byte the same; read only when their headers agree."""
+    """Whether two files hold the same bytes; read only when their headers agree."""
     if (one.count, one.bounds, one.z_bounds) != (other.count, other.bounds, other.z_bounds) or one.count == 0:
         return False
-    return filecmp.cmp(one.path, other.path, shallow=False)
+    return digest(one.path) == digest(other.path)
 
 
 def common_lattice(tiles: list[Tile], grid: Grid) -> tuple[PointLattice, list[str]]:
@@ -106,66 +108,125 @@ def tile_bounds(tile: Tile, crs: CRS) -> tuple[float, float, float, float]:
     return Transformer.from_crs(tile.crs, crs, always_xy=True).transform_bounds(*bounds, densify_pts=21)
 
 
+def _bounds_in(grid: Grid, crs: CRS) -> tuple[float, float, float, float]:
+    """Bounds of a grid in the CRS of a tile: of a COPC no more is decoded than lies there."""
+    bounds = grid.bounds(grid.window)
+    if same_map_crs(crs, grid.pyproj_crs):
+        return bounds
+    return Transformer.from_crs(grid.pyproj_crs, crs, always_xy=True).transform_bounds(*bounds, densify_pts=21)
+
+
 def spill_tile(
     number: int,
     tile: Tile,
     grid: Grid,
     lattice: PointLattice,
     ground_classes: tuple[int, ...],
-    folder: Path,
-    chunk: int = 1_000_000,
+    folder: str | os.PathLike[str],
+    chunk: int = 50_000,
 ) -> dict[str, Any]:
-    """Decode a tile once and write its points as fragments, one per chunk and block.
+    """Decode a tile once and write its points, and its thinned ground, as fragments by block.
+
+    Parameters
+    ----------
+    folder : of the fragments, local or any fsspec URL
+    chunk : points decoded at once; 50,000 are what most LAZ writers put into a chunk of theirs
 
     Returns
     -------
     counts per class (all points, and those inside the grid) and the blocks touched
 
-    Nothing stays under the tile's name when decoding fails.
+    Raises
+    ------
+    InputError
+        The tile cannot be decoded; its fragments are removed.
     """
-    temporary, final = folder / f".{number}", folder / str(number)
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    read: Counter[int] = Counter()
-    inside: Counter[int] = Counter()
-    blocks: set[str] = set()
+    read, inside = np.zeros(256, np.int64), np.zeros(256, np.int64)
     names = [name for name in tile.attributes if name in tile.file.dimensions]
     transform = (
         None if same_map_crs(tile.crs, grid.pyproj_crs) else Transformer.from_crs(tile.crs, grid.pyproj_crs, always_xy=True)
     )
     unit = vertical_unit(tile.crs)
+    spill = _Spill(number, Fragments(folder), grid, lattice, ground_classes)
     try:
-        for part, points in enumerate(read_chunks(tile.file, names, chunk=chunk)):
+        for points in read_chunks(tile.file, names, chunk=chunk, bounds=_bounds_in(grid, tile.crs)):
             x, y = points.x, points.y
             if transform is not None:
                 x, y = transform.transform(x, y)
-            classes = points.attributes["classification"]
-            _count(read, classes)
-            row, col = grid.cell_of(x, y)
-            kept = (row >= 0) & (row < grid.rows) & (col >= 0) & (col < grid.cols)
-            _count(inside, classes[kept])
-            columns = {
-                "row": row,
-                "col": col,
+            fields = {
                 **_integers(points, x, y, unit, lattice, exact=transform is None),
                 **{name: _attribute(points, name) for name in tile.attributes},
             }
-            columns = {name: values[kept] for name, values in columns.items()}
-            ground = np.isin(columns["classification"], ground_classes)
-            metric = np.c_[x[kept] * grid.unit, y[kept] * grid.unit, points.z[kept] * unit]
-            for key, where in _by_block(columns["row"] // grid.block, columns["col"] // grid.block):
-                name = block_name(*key)
-                blocks.add(name)
-                fields: dict[str, Any] = {field: values[where] for field, values in columns.items()}
-                np.savez(temporary / f"{name}-{part}.npz", **fields)
-                if ground[where].any():
-                    np.save(temporary / f"{name}-{part}.ground.npy", metric[where][ground[where]])
-        os.replace(temporary, final)
+            places = places_of(grid, x, y)
+            read += np.bincount(fields["classification"], minlength=256)
+            if not places.inside.all():
+                fields = {name: values[places.inside] for name, values in fields.items()}
+                places = places.kept()
+            inside += np.bincount(fields["classification"], minlength=256)
+            spill.add(places, fields)
+        spill.flush()
     except Fusion3DError:
-        shutil.rmtree(temporary, ignore_errors=True)
+        spill.remove()
         raise
-    return {"read": _plain(read), "inside": _plain(inside), "blocks": sorted(blocks)}
+    return {"read": _plain(read), "inside": _plain(inside), "blocks": sorted(block_name(*block) for block in spill.blocks)}
+
+
+class _Spill:
+    """Points of a tile on their way to fragments: held by block until they are many."""
+
+    def __init__(
+        self, number: int, fragments: Fragments, grid: Grid, lattice: PointLattice, ground_classes: tuple[int, ...]
+    ) -> None:
+        self._number, self._fragments, self._grid, self._lattice = number, fragments, grid, lattice
+        self._column_type = _column_type(grid.block)
+        self._is_ground = np.isin(np.arange(256), ground_classes)
+        self._held: dict[tuple[int, int], list[dict[str, npt.NDArray[Any]]]] = {}
+        self._bytes = self._part = 0
+        self._written: list[str] = []
+        self.blocks: set[tuple[int, int]] = set()
+
+    def add(self, places: Places, fields: dict[str, npt.NDArray[Any]]) -> None:
+        """Places and fields [N] of points inside the grid."""
+        number, rows, cols = numbered(places.block_row, places.block_col)
+        fields["column"] = places.column.astype(self._column_type)
+        splits = np.array([0, len(number)])
+        if len(rows) > 1:
+            order, splits = sorted_by(number, len(rows))
+            fields = {name: values[order] for name, values in fields.items()}
+        for index, block in enumerate(zip(rows.tolist(), cols.tolist(), strict=True)):
+            where = slice(splits[index], splits[index + 1])
+            anchor = self._lattice.anchor(self._grid, self._grid.block_window(*block))
+            piece = {name: values[where] for name, values in fields.items()}
+            for axis, name in enumerate("xy"):
+                piece[name] = narrow(piece[name] - anchor[axis])
+            piece["z"] = narrow(piece["z"])
+            self._held.setdefault(block, []).append(piece)
+            self._bytes += sum(values.nbytes for values in piece.values())
+        if self._bytes > _HELD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        for block in sorted(self._held):
+            pieces = self._held.pop(block)
+            self._write(block, POINTS, [[piece[name] for piece in pieces] for name in pieces[0]])
+            self._write_ground(block, pieces)
+            self.blocks.add(block)
+        self._bytes, self._part = 0, self._part + 1
+
+    def _write_ground(self, block: tuple[int, int], pieces: list[dict[str, npt.NDArray[Any]]]) -> None:
+        ground = [self._is_ground[piece["classification"]] for piece in pieces]
+        x, y, z = (np.concatenate([piece[name][where] for piece, where in zip(pieces, ground, strict=True)]) for name in "xyz")
+        if len(x):
+            anchor = self._lattice.anchor(self._grid, self._grid.block_window(*block))
+            thinned = thin((x, y, z), (*anchor, 0), self._lattice, self._grid.unit)
+            self._write(block, GROUND, [[values] for values in thinned.arrays()])
+
+    def _write(self, block: tuple[int, int], kind: str, fields: list[list[npt.NDArray[Any]]]) -> None:
+        self._written.append(self._fragments.write(block, self._number, self._part, kind, fields))
+
+    def remove(self) -> None:
+        self._fragments.remove(self._written)
 
 
 def _integers(
@@ -192,22 +253,17 @@ def _attribute(points: Points, name: str) -> npt.NDArray[Any]:
     return values.astype(STANDARD_ATTRIBUTES.get(name, values.dtype))
 
 
-def _by_block(rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]) -> list[tuple[tuple[int, int], npt.NDArray[np.int64]]]:
-    if len(rows) == 0:
-        return []
-    order = np.lexsort((cols, rows))
-    keys = np.c_[rows[order], cols[order]]
-    first = np.flatnonzero(np.r_[True, (np.diff(keys, axis=0) != 0).any(axis=1)])
-    return [
-        ((int(keys[start][0]), int(keys[start][1])), where)
-        for start, where in zip(first, np.split(order, first[1:]), strict=True)
-    ]
+def _plain(counts: npt.NDArray[np.int64]) -> dict[str, int]:
+    return {str(code): int(counts[code]) for code in np.flatnonzero(counts)}
 
 
-def _count(counter: Counter[int], classes: npt.NDArray[Any]) -> None:
-    values, counts = np.unique(classes, return_counts=True)
-    counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+def _column_type(side: int) -> type[np.unsignedinteger[Any]]:
+    """For the columns of a block, numbered in row order."""
+    return np.uint16 if side * side <= 1 << 16 else np.uint32 if side * side <= 1 << 32 else np.uint64
 
 
-def _plain(counter: Counter[int]) -> dict[str, int]:
-    return {str(key): counter[key] for key in sorted(counter)}
+def narrow(values: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """As int32 where that holds every value: a block of fine scales or large columns needs int64."""
+    limits = np.iinfo(np.int32)
+    fits = len(values) == 0 or (values.min() >= limits.min and values.max() <= limits.max)
+    return values.astype(np.int32) if fits else values

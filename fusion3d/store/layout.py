@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fusion3d.errors import StoreError
 from fusion3d.grid import Grid, Window
@@ -31,7 +31,7 @@ FORMAT = 1
 ROOT_KEY = "fusion3d"
 POINT_CHUNK = 1 << 18
 RASTER_CHUNK_BYTES = 16 << 20
-COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
+COMPRESSORS = (BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec())
 """Of every array: what is stored of a chunk ends in its checksum, which is checked whenever it is read."""
 DIGEST_KEY = "fusion3d_sha256"
 

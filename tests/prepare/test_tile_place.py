@@ -45,11 +45,6 @@ def test_tile_of_another_continent_than_the_grid_is_set_aside_unless_all_are(tmp
     assert near_tiles([california], lambert) == ([california], [])
 
 
-def test_tile_without_crs_that_does_not_fit_the_assumed_one_is_told_so(tmp_path):
-    path = bad.las(tmp_path, "tile.laz", crs=None, place=(200000.0, 9800000.0))
-    with pytest.raises(CRSError, match="states no CRS and --crs was taken for it"):
-        check_place(scan_tile(str(path), AlsSource(()), "EPSG:2154"), "EPSG:2154")
-
 
 def test_geocentric_coordinates_are_refused(tmp_path):
     with pytest.raises(CRSError, match="geocentric"):
