@@ -20,7 +20,7 @@ from pyproj import CRS
 
 from fusion3d.errors import InputError
 from fusion3d.io import copc, laz
-from fusion3d.io.binary_file import SEQUENTIAL, open_binary
+from fusion3d.io.binary_file import SEQUENTIAL, is_url, open_binary
 from fusion3d.io.crs import crs_of_records
 from fusion3d.io.las_header import LasHeader, header_of
 from fusion3d.io.las_writer import write_points
@@ -127,7 +127,8 @@ def open_points(path: str | Path, *, check: bool = True, max_ratio: float = laz.
 
     Parameters
     ----------
-    check : also hold chunks and octree of compressed files against the header; the public header is checked in any case
+    check : also hold chunks and octree of compressed files against the header; the public header is checked in any case. Of a
+        remote file only their tables are: a look at every chunk would fetch most of it, and decoding takes that look again
     max_ratio : decoded bytes for one byte of a compressed file that are believed, against decompression bombs
 
     Raises
@@ -140,10 +141,11 @@ def open_points(path: str | Path, *, check: bool = True, max_ratio: float = laz.
     with open_binary(path) as source:
         header = header_of(source, os.fspath(path))
         if header.compressed and check:
+            local = not is_url(path)
             if copc.is_copc(header):
-                copc.read_nodes(source, header, max_ratio=max_ratio)
+                copc.read_nodes(source, header, check=local, max_ratio=max_ratio)
             else:
-                laz.read_chunk_table(source, header, max_ratio=max_ratio)
+                laz.read_chunk_table(source, header, check=local, max_ratio=max_ratio)
     return point_file(header, max_ratio)
 
 

@@ -64,7 +64,7 @@ def test_a_local_path_is_opened_plainly(folder):
 
 def test_a_window_of_a_copc_over_http_costs_a_small_share_of_the_file(folder, server):
     url, local = f"{server.url}/big.copc.laz", open_points(folder / "big.copc.laz")
-    file = open_points(url, check=False)
+    file = open_points(url)
     assert (file.count, file.bounds, file.crs) == (local.count, local.bounds, local.crs)
     points = query_window(file, WINDOW, ["gps_time"])
     expected = query_window(local, WINDOW, ["gps_time"])
