@@ -20,6 +20,8 @@ from fusion3d.store.writer import StoreWriter
 Array = npt.NDArray[Any]
 
 INTENSITY_BINS_PER_OCTAVE = 16
+_STEPS = 1024.0
+"""Of heights above the terrain in a metre: finer ones are noise that does not compress."""
 _SLAB = 1 << 16
 """Points whose heights are computed at once: what is between stays in the processor's cache."""
 
@@ -84,7 +86,7 @@ def _heights(
         z = lattice.origin[2] + (points["z"][part] + np.int64(anchor[2])) * lattice.scale[2]
         if terrain is not None:
             x, y = (points[name][part] * (lattice.scale[axis] * grid.unit) for axis, name in enumerate("xy"))
-            z = z - terrain(x, y)
+            z = np.rint((z - terrain(x, y)) * _STEPS) / _STEPS
         height[part] = z
     return height
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from fusion3d.errors import StoreError
 from fusion3d.grid import Grid, Window
@@ -31,8 +31,10 @@ FORMAT = 1
 ROOT_KEY = "fusion3d"
 POINT_CHUNK = 1 << 18
 RASTER_CHUNK_BYTES = 16 << 20
-COMPRESSORS = (BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec())
-"""Of every array: what is stored of a chunk ends in its checksum, which is checked whenever it is read."""
+COMPRESSORS = (ZstdCodec(level=3), Crc32cCodec())
+"""Of arrays of pixels: what is stored of a chunk ends in its checksum, which is checked whenever it is read."""
+POINT_COMPRESSORS = (BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec())
+"""Of points and footprints. Bytes of one significance together: smaller than level 3 without that, in half of its time."""
 DIGEST_KEY = "fusion3d_sha256"
 
 STANDARD_ATTRIBUTES = {

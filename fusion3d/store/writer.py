@@ -22,6 +22,7 @@ from fusion3d.store.layout import (
     COMPRESSORS,
     DIGEST_KEY,
     POINT_CHUNK,
+    POINT_COMPRESSORS,
     ROOT_KEY,
     RasterLayout,
     StoreAttributes,
@@ -104,7 +105,7 @@ class StoreWriter:
         chunks = (1, shape[1], min(side, shape[2]), min(side, shape[3]))
         for array, dtype in (("values", layout.dtype), ("valid", "bool")):
             if array not in group:
-                _create(group, array, shape, chunks, dtype)
+                _create(group, array, shape, chunks, dtype, COMPRESSORS)
 
     def remove_raster(self, name: str) -> None:
         """Remove a raster sensor that turned out to hold nothing."""
@@ -135,15 +136,17 @@ def _write_array(group: zarr.Group, name: str, values: Array, chunk: int) -> Non
     if values.dtype.kind in "US":
         values = values.astype("U16")
     chunks = (max(1, min(chunk, len(values))), *values.shape[1:])
-    array = _create(group, name, values.shape, chunks, values.dtype)
+    array = _create(group, name, values.shape, chunks, values.dtype, POINT_COMPRESSORS)
     if values.size:
         array[...] = values
 
 
-def _create(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
+def _create(
+    group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: npt.DTypeLike, compressors: Any
+) -> Any:
     # Chunks of zeros are written too: one that is not there was deleted.
     options: dict[str, Any] = {"config": {"write_empty_chunks": True}}
-    return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, compressors=COMPRESSORS, **options)
+    return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, compressors=compressors, **options)
 
 
 def replace_folder(new: Path, old: Path) -> None:
