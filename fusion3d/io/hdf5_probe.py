@@ -6,16 +6,21 @@ structure. Its status is 0 also where HDF5 raises an error, since reading raises
 
 from __future__ import annotations
 
-import contextlib
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 CPU_SECONDS = 20
 """For the structure of a file: a whole orbit takes less than 2."""
 MEMORY_BYTES = 4 << 30
+"""Beyond what the libraries take, whose addresses grow with the number of cores."""
+_NO_MEMORY = 3
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
 def look(path: str, groups: list[str]) -> None:
@@ -25,20 +30,41 @@ def look(path: str, groups: list[str]) -> None:
     with h5py.File(path, "r") as file:
         _attributes(file)
         for name in groups:
-            group = file.get(name)
-            if isinstance(group, h5py.Group):
-                _attributes(group)
-                for item in group.values():
-                    if isinstance(item, h5py.Dataset):
-                        _attributes(item)
-                        item.id.get_storage_size()
+            with _bearing():
+                group = file.get(name)
+                if isinstance(group, h5py.Group):
+                    _attributes(group)
+                    for key in group:
+                        _look_at_data_set(group, key)
 
 
-def _attributes(item: object) -> None:
-    # one that cannot be read must not hide the next, which may be the one that never ends
-    for name in item.attrs:  # type: ignore[attr-defined]
-        with contextlib.suppress(Exception):
-            item.attrs[name]  # type: ignore[attr-defined]
+def _look_at_data_set(group: Any, name: str) -> None:
+    with _bearing():
+        item = group[name]
+        if hasattr(item, "dtype"):
+            _attributes(item)
+            item.id.get_storage_size()
+
+
+def _attributes(item: Any) -> None:
+    for name in item.attrs:
+        with _bearing():
+            item.attrs[name]
+
+
+@contextmanager
+def _bearing() -> Iterator[None]:
+    """What cannot be read must not hide what comes next, which may be what never ends."""
+    try:
+        yield
+    except Exception as error:
+        if _out_of_memory(error):
+            raise MemoryError from None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """HDF5 raises OSError and RuntimeError for it, and says so in its text."""
+    return isinstance(error, MemoryError) or "memory alloc" in str(error) or "resource unavailable" in str(error)
 
 
 @lru_cache(maxsize=1024)
@@ -53,22 +79,32 @@ def failure(path: str, size: int, mtime_ns: int, groups: tuple[str, ...]) -> str
     if not sys.executable:
         return None
     done = subprocess.run(
-        [sys.executable, "-I", __file__, path, *groups], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        [sys.executable, "-P", __file__, path, *groups], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, check=False,
     )  # fmt: skip
-    if done.returncode >= 0:
-        return None
+    if done.returncode == _NO_MEMORY:
+        return f"so damaged that HDF5 asks for more than {MEMORY_BYTES >> 30} GB to read it"
     if -done.returncode == signal.SIGXCPU:
         return "so damaged that HDF5 would never come to the end of reading it"
-    return f"so damaged that HDF5 does not survive reading it (signal {-done.returncode})"
+    return "so damaged that HDF5 crashes on reading it" if -done.returncode in _CRASHES else None
 
 
 def main() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(Exception):
+    import h5py  # noqa: F401 - before the limit of memory
+
+    with open("/proc/self/statm") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    for kind, limit in (
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_AS, taken + MEMORY_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    try:
         look(sys.argv[1], sys.argv[2:])
+    except Exception as error:
+        sys.exit(_NO_MEMORY if _out_of_memory(error) else 0)
 
 
 if __name__ == "__main__":
