@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import fsspec
 import geopandas
 import numpy as np
 import pytest
@@ -70,6 +71,41 @@ def test_areas_are_summarised_as_total_does_with_the_share_that_is_extrapolated(
     )  # fmt: skip
     assert again.exit_code == 0
     assert (tmp_path / "t.csv").read_text() == (tmp_path / "s.csv").read_text()
+
+
+def test_bucket_holds_the_same_map_table_and_areas_as_a_folder(place, s3, tmp_path):
+    system, files = fsspec.filesystem("s3"), ("carte 1.tif", "carte 1.parquet", "été.csv")
+    system.put_file(str(place / "emb.tif"), f"{s3}/emb.tif")
+
+    def make(source: object, folder: object) -> None:
+        tif, parquet, csv_file = (f"{folder}/{name}" for name in files)
+        done = run(
+            place / "fit", source, "--out", tif, "--columns", parquet, "--areas", place / "stands.gpkg", "--name", "stand",
+            "--summary", csv_file, "--quiet",
+        )  # fmt: skip
+        assert done.exit_code == 0, done.exception
+        assert tif in done.output
+
+    here = tmp_path / "forêt d'été"
+    here.mkdir()
+    make(place / "emb.tif", here)
+    make(f"{s3}/emb.tif", f"{s3}/forêt d'été")
+    held = {path.rpartition("/")[2]: system.cat_file(path) for path in system.find(f"{s3}/forêt d'été")}
+    assert held.keys() == set(files) == {path.name for path in here.iterdir()}
+    assert held["été.csv"] == (here / "été.csv").read_bytes()
+    with rasterio.open(here / "carte 1.tif") as local, rasterio.open(f"{s3}/forêt d'été/carte 1.tif") as remote:
+        np.testing.assert_array_equal(local.read(), remote.read())
+    failed = run(place / "fit", f"{s3}/emb.tif", "--out", f"{s3}/emb.tif").exception
+    assert isinstance(failed, ConfigError)
+    assert "is the map of embeddings itself" in str(failed)
+
+
+def test_classes_in_a_bucket_come_with_their_confidence_and_names(classes, s3):
+    done = run(classes, classes / "emb.tif", "--out", f"{s3}/c.tif", "--quiet")
+    assert done.exit_code == 0, done.exception
+    assert f"{s3}/c_confidence.tif" in done.output
+    held = {path.rpartition("/")[2] for path in fsspec.filesystem("s3").find(s3)}
+    assert held == {"c.tif", "c_confidence.tif", "c.tif.aux.xml"}
 
 
 def test_area_beside_the_map_is_set_aside_and_the_rest_is_written(place, tmp_path):
