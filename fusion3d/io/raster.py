@@ -241,8 +241,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _opened(path: str) -> Any:
-    if path.startswith(("s3://", "/vsis3")):
-        point_gdal_to_s3()
+    point_gdal_to_s3(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:

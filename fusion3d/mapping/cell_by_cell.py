@@ -14,12 +14,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, Protocol, TypeVar
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 
@@ -222,7 +223,7 @@ class CellMap(Generic[M]):
     ) -> dict[str, Any]:
         """What the values of the blocks depend on."""
         file = self.file
-        source: dict[str, Any] = {"path": file.path} if is_remote(file.path) else describe_file(file.path)
+        source = _remote_file(file.path) if is_remote(file.path) else describe_file(file.path)
         source |= {"crs": file.crs.to_wkt(), "nodata": file.nodata, "scale": file.scale, "offset": file.offset}
         with TemporaryDirectory() as folder:
             # the JSON holds the checksum of the arrays
@@ -293,6 +294,14 @@ def _square(layer: Layer, values: Array, seen: npt.NDArray[np.bool_]) -> Array:
     square = np.full((len(values), *seen.shape), layer.nodata, layer.dtype)
     square[:, seen] = values
     return square
+
+
+def _remote_file(path: str) -> dict[str, Any]:
+    """Its address and, where that can be had, a hash of its size and time."""
+    with suppress(Exception):  # of the libraries of many protocols; GDAL, not they, reads the file
+        system, inside = fsspec.core.url_to_fs(path)
+        return {"path": path, "state": system.ukey(inside)}
+    return {"path": path}
 
 
 def check_name(out: str | Path, path: str | Path) -> None:

@@ -1,6 +1,7 @@
 """Tiles of a store by encoders of a checkpoint: what each sensor says of every cell, and one embedding of it.
 
-Each sensor is read with a halo as wide as its encoder's receptive field, so that the values do not depend on the tiles. GEDI
+The halo of a tile is declared by each step: every sensor is read with one as wide as its encoder's receptive field, so that the
+values do not depend on the tiles. GEDI
 measures footprints, not cells: their embeddings are written to the cells under them (`encoders.footprint_cells`).
 """
 

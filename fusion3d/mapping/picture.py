@@ -68,8 +68,8 @@ def picture(cog: str | Path, out: str | Path, title: str | None = None) -> Path:
 
 def _read(path: str) -> tuple[npt.NDArray[np.float32], float, dict[str, str]]:
     """Bands [C, H, W] with NaN for nodata, side of a drawn pixel in metres, tags."""
+    point_gdal_to_s3(path)
     try:
-        point_gdal_to_s3()
         with rasterio.open(path) as dataset:
             shrink = max(1.0, max(dataset.width, dataset.height) / _LONGEST)
             shape = (dataset.count, max(1, round(dataset.height / shrink)), max(1, round(dataset.width / shrink)))

@@ -41,14 +41,16 @@ def alone(monkeypatch):
 def test_address_is_told_to_gdal_in_its_own_words(alone, settings, expected):
     for name, value in settings.items():
         alone.setenv(name, value)
-    point_gdal_to_s3()
+    point_gdal_to_s3("s3://bucket/a.tif")
     assert tuple(os.environ.get(name) for name in _OF_GDAL) == expected
 
 
 def test_address_that_is_none_is_one_line(alone):
     alone.setenv("AWS_ENDPOINT_URL", "localhost:9000")
     with pytest.raises(ConfigError, match="AWS_ENDPOINT_URL=localhost:9000 is not an address such as https://"):
-        point_gdal_to_s3()
+        point_gdal_to_s3("s3://bucket/a.tif")
+    point_gdal_to_s3("a.tif")
+    assert "AWS_S3_ENDPOINT" not in os.environ
 
 
 def test_image_on_a_server_is_read_and_a_missing_one_is_one_line(s3, tmp_path):
