@@ -65,6 +65,8 @@ def _doctor_store(path: str, mend: bool, quiet: bool) -> bool:
     from fusion3d.prepare.repair import repair
     from fusion3d.store.verification import Verification, verdict, verify
 
+    path = path.rstrip("/") or path
+
     def say(text: object) -> None:
         out.print(str(text), markup=False)
 

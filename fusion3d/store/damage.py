@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,9 +26,12 @@ def damage_named(path: str, part: str) -> Iterator[None]:
     except StoreError:
         raise
     except DAMAGE as error:
-        raise StoreError(
-            f"{path}/{part}", f"damaged ({reason(error)})", f"mend it with `fusion3d doctor {path} --repair`"
-        ) from None
+        raise StoreError(f"{path}/{part}", f"damaged ({reason(error)})", f"mend it with `{repair_command(path)}`") from None
+
+
+def repair_command(path: str) -> str:
+    """The command that mends a store, to be copied into a shell."""
+    return f"fusion3d doctor {shlex.quote(path)} --repair"
 
 
 def reason(error: Exception) -> str:
@@ -35,6 +39,8 @@ def reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if text.startswith("Stored and computed checksum"):
         return "its checksum does not fit its bytes"
+    if isinstance(error, (TypeError, AttributeError)):
+        return "not what `fusion3d prepare` writes"
     if isinstance(error, (KeyError, FileNotFoundError)):
         return f"missing: {text[:80]}" if text else "missing"
     return text[:120] or type(error).__name__

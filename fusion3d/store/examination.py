@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from fusion3d.store.damage import DAMAGE, reason
 
 Array = npt.NDArray[Any]
 Key = tuple[int, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,16 @@ class Examination:
 
     def group(self, where: str, unit: str) -> dict[str, Any] | None:
         """Attributes of a group, None (and a finding) when its metadata cannot be read."""
+        return self._attempt(lambda: dict(self.root[where].attrs), where, "its metadata cannot be read", unit)
+
+    def _attempt(self, read: Callable[[], T], where: str, problem: str, unit: str) -> T | None:
+        """What `read` gives; None, with a finding, when it fails for what is stored and not for the way there."""
         try:
-            return dict(self.root[where].attrs)
-        except DAMAGE as error:
-            self.wrong(where, f"its metadata cannot be read ({reason(error)})", unit)
+            return read()
+        except (ConnectionError, TimeoutError):
+            raise
+        except (*DAMAGE, OSError) as error:
+            self.wrong(where, f"{problem} ({reason(error)})", unit)
             return None
 
     def open(
@@ -129,13 +136,10 @@ class Examination:
         if "zarr.json" not in files:
             self.wrong(where, "is missing" if not files else "its zarr.json is missing", unit)
             return None
-        try:
-            array = self.root[where]
-            codecs, fill = array.metadata.codecs, array.metadata.fill_value
-        except DAMAGE as error:
-            self.wrong(where, f"its metadata cannot be read ({reason(error)})", unit)
+        array = self._attempt(lambda: self.root[where], where, "its metadata cannot be read", unit)
+        if array is None:
             return None
-        problem = _differences(array, fill, dtypes, shape, chunks)
+        problem = _differences(array, dtypes, shape, chunks)
         if problem:
             self.wrong(where, problem, unit)
             return None
@@ -146,7 +150,7 @@ class Examination:
             array,
             keys,
             {key for key in keys if chunk_name(key) in files},
-            any(isinstance(codec, Crc32cCodec) for codec in codecs),
+            any(isinstance(codec, Crc32cCodec) for codec in array.metadata.codecs),
         )
         self.without_checksum += not stored.checksummed
         return stored
@@ -165,11 +169,8 @@ class Examination:
         """A chunk; None, with a finding, when it does not decode, and None when `missing` has told that it is not there."""
         if key not in stored.present and stored.checksummed:
             return None
-        try:
-            return np.asarray(stored.array[stored.part(key)])
-        except (*DAMAGE, OSError) as error:
-            self.wrong(f"{stored.where}/{chunk_name(key)}", f"the chunk cannot be read ({reason(error)})", unit)
-            return None
+        where, part = f"{stored.where}/{chunk_name(key)}", stored.part(key)
+        return self._attempt(lambda: np.asarray(stored.array[part]), where, "the chunk cannot be read", unit)
 
     def chunks(self, stored: StoredArray, unit: str) -> Iterator[tuple[Key, Array | None]]:
         """Every chunk in order, one at a time; findings as of `missing` and `read`."""
@@ -185,9 +186,7 @@ class Examination:
         return np.concatenate([part for part in parts if part is not None]) if parts else np.zeros(0, stored.array.dtype)
 
 
-def _differences(
-    array: Any, fill: Any, dtypes: Sequence[str], shape: Sequence[int] | None, chunks: Sequence[int] | None
-) -> str | None:
+def _differences(array: Any, dtypes: Sequence[str], shape: Sequence[int] | None, chunks: Sequence[int] | None) -> str | None:
     if not isinstance(array, zarr.Array):
         return "is a group, not an array"
     if dtypes and array.dtype not in [np.dtype(name) for name in dtypes]:
@@ -198,8 +197,8 @@ def _differences(
         return f"has shape {_size(array.shape)}, not {_size(shape)}"
     if chunks is not None and tuple(array.chunks[: len(chunks)]) != tuple(chunks):
         return f"has chunks of {_size(array.chunks)}, not {_size(chunks)}"
-    if fill != 0:
-        return f"its chunks that are not written stand for {fill}, not 0"
+    if array.metadata.fill_value != 0:
+        return f"its chunks that are not written stand for {array.metadata.fill_value!r}, not 0"
     return None
 
 

@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,9 @@ import zarr
 
 from fusion3d.errors import Fusion3DError, StoreError
 from fusion3d.grid import Grid
-from fusion3d.io.place import Place
+from fusion3d.io.place import Place, reaching
 from fusion3d.store.block_checks import blocks_in_place, examine_block
-from fusion3d.store.damage import DAMAGE, reason
+from fusion3d.store.damage import DAMAGE, reason, repair_command
 from fusion3d.store.examination import Examination, Finding
 from fusion3d.store.footprint_checks import examine_footprints
 from fusion3d.store.layout import (
@@ -68,10 +69,16 @@ def verify(path: str | Path, found: Callable[[Finding], None], progress: Callabl
 
     Raises
     ------
-    StoreError
-        There is no store, or it is of another format.
+    InputError
+        There is no store, it is of another format, or its place cannot be reached.
     """
     path = str(path).rstrip("/")
+    # A file system far away has errors of its own; here a failed read is a finding, or a line about the path.
+    with reaching(path) if Place.of(path).local is None else nullcontext():
+        return _verify(path, found, progress)
+
+
+def _verify(path: str, found: Callable[[Finding], None], progress: Callable[[int, int], None]) -> Verification:
     attributes, problem = _root(path)
     look = Examination(path, None, found)
     if problem:
@@ -110,12 +117,12 @@ def _pieces(attributes: StoreAttributes) -> int:
 def _root(path: str) -> tuple[StoreAttributes | None, str]:
     """The root attributes, None when they cannot be used, and what is wrong with them, empty when nothing is."""
     place = Place.of(path)
-    try:
-        text = (place / "zarr.json").read()
-    except FileNotFoundError:
-        if not any((place / name / "zarr.json").exists() for name in place.folders()):
+    if not (place / "zarr.json").exists():
+        inside = ("als/zarr.json", "gedi/zarr.json", *(f"{name}/values/zarr.json" for name in place.folders()))
+        if not any((place / name).exists() for name in inside):
             return Store.open(path).attributes, ""  # raises: there is no store
         return None, "the zarr.json of the store is missing"
+    text = (place / "zarr.json").read()
     try:
         kept = json.loads(text)["attributes"]
         if DIGEST_KEY in kept and digest(kept.get(ROOT_KEY)) != kept[DIGEST_KEY]:
@@ -214,4 +221,4 @@ def verdict(path: str, verification: Verification, *, mended: bool) -> list[str]
     where = f"{path}: {len(findings):,} {'thing is' if len(findings) == 1 else 'things are'} wrong"
     if verification.attributes is None or mended or all(finding.unit is None for finding in findings):
         return [*lines, f"{where}; prepare the scene again"]
-    return [*lines, f"{where}; mend it with `fusion3d doctor {path} --repair`"]
+    return [*lines, f"{where}; mend it with `{repair_command(path)}`"]
