@@ -60,7 +60,8 @@ def embed(
 
     A run that was stopped leaves OUT.partial beside the first file; the same command goes on from there.
     """
-    from fusion3d.io.delivery import delivery, is_url
+    from fusion3d.io.binary_file import is_url
+    from fusion3d.io.delivery import delivery
     from fusion3d.mapping.embed import default_workers
     from fusion3d.mapping.embed import embed as run
 

@@ -162,7 +162,8 @@ def prepare(
             raise ConfigError(f"--max-ratio {max_ratio:g} must be above 0")
         cap = {} if max_ratio is None else {"max_ratio": max_ratio}
         area = within or bounds
-        found = sort_inputs(named_tiles(inputs, None if area is None else read_area(area, None if within else crs)))
+        chosen = None if area is None else read_area(area, None if within else crs)
+        found = sort_inputs(named_tiles(inputs, chosen, margin=column or Scene.column))
         footprints, tiles = [*(gedi or []), *found.footprints], found.tiles
         als = AlsSource(tuple(tiles), normalized=normalized, attributes=tuple(attribute or ()), **cap) if tiles else None
         rasters = {
@@ -186,14 +187,15 @@ def _raster_option(text: str) -> tuple[str, str, str]:
 
 
 @app.command()
-def info(paths: Annotated[list[Path], typer.Argument(help="Stores, LAS/LAZ/COPC, rasters or GEDI files.")]) -> None:
+def info(paths: Annotated[list[str], typer.Argument(help="Stores, LAS/LAZ/COPC, rasters or GEDI files.")]) -> None:
     """What a store, a point cloud, a raster or a GEDI file holds."""
+    from fusion3d.io.place import Place
     from fusion3d.prepare.summary import describe_store
 
     failed = False
     for path in paths:
         try:
-            if path.is_dir() and (path / "zarr.json").exists():
+            if (Place.of(path) / "zarr.json").exists():
                 text = describe_store(path)
             else:
                 from fusion3d.io.description import describe

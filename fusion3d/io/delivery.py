@@ -19,16 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from fusion3d.errors import InputError
+from fusion3d.io.binary_file import is_url
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "memory"})
 """Where a file appears when all of it is there; elsewhere it gets its name afterwards."""
 _LOCK = "lock"
 _FILE = "file://"
-
-
-def is_url(path: str | Path) -> bool:
-    """Whether a path is to be opened by fsspec."""
-    return "://" in str(path)
 
 
 def final_name(path: str | Path) -> Path | str:
@@ -84,7 +80,7 @@ def delivery(paths: Sequence[str | Path]) -> Iterator[tuple[Path, ...]]:
 
 
 def _is_remote(path: str | Path) -> bool:
-    return is_url(path) and not str(path).startswith(_FILE)
+    return is_url(str(path)) and not str(path).startswith(_FILE)
 
 
 def _local_path(path: str | Path) -> Path:

@@ -13,6 +13,7 @@ from pyproj import CRS
 from fusion3d.errors import CRSError, InputError
 from fusion3d.grid import metric_unit
 from fusion3d.io.bands import Band
+from fusion3d.io.binary_file import is_url
 from fusion3d.io.gedi import open_gedi
 from fusion3d.io.gedi_products import FULL_POWER_BEAMS
 from fusion3d.io.las import PointFile, open_points, read_chunks
@@ -67,6 +68,8 @@ def describe(path: str | Path) -> str:
     InputError
         The file cannot be used, with what to do about it.
     """
+    if is_url(str(path)) and str(path).lower().endswith((".las", ".laz")):
+        return "\n".join(_point_lines(str(path)))
     if is_remote(str(path)):
         return "\n".join(_raster_lines(str(path)))
     file = Path(path)
@@ -141,7 +144,7 @@ def _bounds_line(bounds: Sequence[float], crs: CRS | None, heights: Sequence[flo
     return _line("bounds", f"{east} {xmin} to {xmax}, {north} {ymin} to {ymax}{above}")
 
 
-def _point_lines(path: Path) -> list[str]:
+def _point_lines(path: str | Path) -> list[str]:
     file = open_points(path)
     kind = "COPC" if file.copc else "LAZ" if file.compressed else "LAS"
     major, minor = file.version

@@ -28,7 +28,7 @@ from fusion3d import __version__
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.lattice import Lattice
 from fusion3d.grid import Window, map_crs, metric_unit
-from fusion3d.io.delivery import is_url
+from fusion3d.io.binary_file import is_url
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.io.raster import RasterFile, is_remote, open_raster
 from fusion3d.mapping.finished_blocks import FinishedBlocks, on_workers

@@ -23,7 +23,8 @@ from fusion3d.evaluation.checkpoint import checkpoint_file, choose_sensors, devi
 from fusion3d.evaluation.tuned_file import read_answers
 from fusion3d.grid import Window
 from fusion3d.io.alignment import planar
-from fusion3d.io.delivery import delivery, final_name, is_url
+from fusion3d.io.binary_file import is_url
+from fusion3d.io.delivery import delivery, final_name
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.mapping.embedded_tiles import (
     Recipe,

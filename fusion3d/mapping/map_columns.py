@@ -11,7 +11,7 @@ from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.lattice import Lattice
 from fusion3d.grid import Window
 from fusion3d.io.alignment import planar
-from fusion3d.io.delivery import is_url
+from fusion3d.io.binary_file import is_url
 from fusion3d.io.pixels import Target
 from fusion3d.io.raster import open_raster
 from fusion3d.mapping.geoparquet import CellTable

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
-
 from fusion3d.errors import Fusion3DError, InputError, StoreError
 from fusion3d.grid import Grid
 from fusion3d.io.pixels import RasterSource
@@ -22,6 +20,7 @@ from fusion3d.prepare.manifest import Manifest
 from fusion3d.prepare.rasters import layout_of, pieces, with_statistics, write_piece
 from fusion3d.prepare.scene import AlsSource, Scene
 from fusion3d.prepare.tiles import Tile, common_lattice, spill_tile, tile_bounds
+from fusion3d.progress import progress_bar
 from fusion3d.store.layout import (
     STANDARD_ATTRIBUTES,
     AlsLayout,
@@ -70,7 +69,7 @@ class Assembly:
     writer: StoreWriter
     manifest: Manifest
     workers: Workers
-    bars: Progress
+    shown: bool
     set_aside: list[tuple[str, str]]
     notes: list[str]
 
@@ -99,12 +98,12 @@ class Assembly:
 
     def _each(self, title: str, work: Mapping[str, Piece], *, here: bool = False) -> None:
         """Run the pieces of work that the manifest does not have; results go to the manifest."""
-        bar = self.bars.add_task(title, total=len(work))
         todo = {name: (_guarded, item) for name, item in work.items() if name not in self.manifest}
-        self.bars.advance(bar, len(work) - len(todo))
-        for name, result in self.workers.each(todo, here=here):
-            self.manifest.done(name, {"lost": result.reason} if isinstance(result, Lost) else result)
-            self.bars.advance(bar)
+        done = len(work) - len(todo)
+        with progress_bar(title, len(work), self.shown, done=done, workers=self.workers) as advance:
+            for name, result in self.workers.each(todo, here=here):
+                self.manifest.done(name, {"lost": result.reason} if isinstance(result, Lost) else result)
+                advance()
 
     def _points(self) -> AlsLayout | None:
         source, tiles = self.scene.als, self.sources.tiles
@@ -256,10 +255,8 @@ class Assembly:
         return layout
 
     def _footprints(self) -> GediLayout | None:
-        bar = self.bars.add_task("gedi", total=1)
         table, outside, aside = collect_footprints(self.sources.gedi, self.grid)
         self.set_aside.extend(aside)
-        self.bars.advance(bar)
         if table is None:
             return None
         if outside:

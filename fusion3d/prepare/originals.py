@@ -11,8 +11,8 @@ from typing import Any
 from fusion3d import __version__
 from fusion3d.errors import Fusion3DError, InputError, StoreError
 from fusion3d.grid import Window
+from fusion3d.io.binary_file import is_url
 from fusion3d.io.pixels import RasterSource
-from fusion3d.io.place import is_url
 from fusion3d.prepare.rasters import layout_of, open_source
 from fusion3d.prepare.run import raster_files
 from fusion3d.prepare.scene import AlsSource, GediInput, RasterInput, Scene, configuration_hash, describe_file

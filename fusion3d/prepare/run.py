@@ -13,14 +13,10 @@ when everything is there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fusion3d import __version__
 from fusion3d.errors import Fusion3DError, InputError, StoreError
@@ -135,9 +131,9 @@ def _make(
         grid, tiles = place_grid(scene, sources, set_aside, notes)
         sources = replace(sources, tiles=tiles)
         work.make()
-        with closing(Manifest(work, key)) as manifest, _progress(quiet) as bars:
+        with closing(Manifest(work, key)) as manifest:
             store = out if out.local is None else work / "store"
-            run = Assembly(scene, grid, sources, work, StoreWriter(str(store)), manifest, workers, bars, set_aside, notes)
+            run = Assembly(scene, grid, sources, work, StoreWriter(str(store)), manifest, workers, not quiet, set_aside, notes)
             attributes = replace(run.all(), configuration=configuration(scene), configuration_hash=key)
         if not any((attributes.als, attributes.rasters, attributes.gedi)):
             work.remove()
@@ -240,10 +236,3 @@ def _check(
         except Fusion3DError as error:
             set_aside.append((item.files[0], str(error)))
     return Sources(tiles, rasters, gedi, files)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
-        yield bars
