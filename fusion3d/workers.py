@@ -166,9 +166,8 @@ class Workers:
             # what matters is raised; these print the tracebacks of connections
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         if self.scheduler is None:
-            page = ":0" if importlib.util.find_spec("bokeh") else None
             self._cluster = LocalCluster(
-                n_workers=self.count, threads_per_worker=1, dashboard_address=page, silence_logs=logging.CRITICAL
+                n_workers=self.count, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
             )
             self._client = Client(self._cluster)
             return self._client

@@ -45,7 +45,6 @@ def test_tile_of_another_continent_than_the_grid_is_set_aside_unless_all_are(tmp
     assert near_tiles([california], lambert) == ([california], [])
 
 
-
 def test_geocentric_coordinates_are_refused(tmp_path):
     with pytest.raises(CRSError, match="geocentric"):
         check_place(tile(tmp_path, crs="EPSG:4978", place=(4201000.0, 172000.0)))
