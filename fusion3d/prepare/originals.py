@@ -136,7 +136,7 @@ class Originals:
         if item.reader is not None:
             # A store may come from anyone: no code is run because a store names it.
             raise StoreError(
-                name, f"is read by a program of your own ({item.reader}), which a repair does not run", "prepare again"
+                name, f"is read by a program of your own ({item.reader}), which a repair does not run", "prepare the scene again"
             )
         for path in raster_files(replace(self.scene, rasters={name: item})):
             self.check(path)

@@ -69,7 +69,7 @@ def repair(
     StoreError
         The root attributes are damaged, or another repair is at work.
     """
-    path = str(path).rstrip("/")
+    path = str(Place.of(path))
     attributes = verification.attributes
     if attributes is None:
         raise StoreError(path, "its root attributes are damaged: nothing says what belongs where", "prepare the scene again")

@@ -72,7 +72,7 @@ def verify(path: str | Path, found: Callable[[Finding], None], progress: Callabl
     InputError
         There is no store, it is of another format, or its place cannot be reached.
     """
-    path = str(path).rstrip("/")
+    path = str(Place.of(path))
     # A file system far away has errors of its own; here a failed read is a finding, or a line about the path.
     with reaching(path) if Place.of(path).local is None else nullcontext():
         return _verify(path, found, progress)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from zarr.codecs import ZstdCodec
 
 from fusion3d.cli import app
-from fusion3d.errors import StoreError
+from fusion3d.errors import InputError, StoreError
 from fusion3d.prepare import originals
 from fusion3d.store import layout, writer
 from fusion3d.store.reader import Store
@@ -330,21 +330,28 @@ def test_a_second_repair_at_the_same_time_is_refused(store):
 
 
 def test_a_store_that_is_not_local_is_verified_and_mended(whole, tmp_path):
-    remote = fsspec.filesystem("memory")
-    remote.put(str(whole), "/bucket/scene.zarr", recursive=True)
-    url = "memory://bucket/scene.zarr"
+    url = "memory://bucket/forêt 1.zarr"
+    remote, root = fsspec.url_to_fs(url)
+    remote.put(str(whole), root, recursive=True)
     try:
         assert examined(url).findings == ()
-        remote.rm("/bucket/scene.zarr/als/1_1/withheld/c/0")
-        remote.pipe_file("/bucket/scene.zarr/ortho/values/c/0/0/1/1", b"garbage")
-        remote.pipe_file("/bucket/scene.zarr/als/0_1/zz/zarr.json", b"{}")
-        assert len(examined(url).findings) == 3
-        assert set(mended(url).outcomes.values()) == {""}
-        assert examined(url).findings == ()
-        remote.get("/bucket/scene.zarr", str(tmp_path / "back.zarr"), recursive=True)
+        remote.rm(f"{root}/als/1_1/withheld/c/0")
+        remote.pipe_file(f"{root}/ortho/values/c/0/0/1/1", b"garbage")
+        remote.pipe_file(f"{root}/als/0_1/zz/zarr.json", b"{}")
+        found = examined(url)
+        assert len(found.findings) == 3
+        done = mended(url, found)
+        assert set(done.outcomes.values()) == {""}
+        assert done.verification.findings == ()
+        remote.get(root, str(tmp_path / "back.zarr"), recursive=True)
         assert same_files(whole, tmp_path / "back.zarr")
     finally:
         remote.rm("/bucket", recursive=True)
+
+
+def test_a_place_that_cannot_be_reached_is_no_damage():
+    with pytest.raises(InputError, match="network"):
+        examined("http://127.0.0.1:9/scene.zarr")
 
 
 def test_reading_a_damaged_store_names_the_array_and_the_remedy(store):
