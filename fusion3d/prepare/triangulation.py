@@ -1,8 +1,8 @@
 """Delaunay triangulation of ground points and linear interpolation inside its triangles, compiled.
 
 Points are inserted one by one, edges flipped until every circle is empty (Lawson 1977), in the order of a Hilbert curve that is
-walked in rounds, each twice as dense as the one before (Amenta, Choi and Rote 2003, "Incremental constructions con BRIO"), so that
-each point is found a few triangles from the last one. Coordinates are snapped to integers for the topology: on which side of an
+walked in rounds, each twice as dense as the one before (Amenta, Choi and Rote 2003, "Incremental constructions con BRIO"), so
+that each point is found a few triangles from the last one. Coordinates are snapped to integers for the topology: on which side of an
 edge a point lies is then decided without rounding, wherever the origin is. Three corners far outside hold the whole.
 
 ::
