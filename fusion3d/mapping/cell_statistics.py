@@ -21,7 +21,9 @@ class CellStatistics:
 
     Attributes
     ----------
-    count : [M] values; mean, low, high : [M]; percentiles : [M, Q], linear between order statistics (type 7 of Hyndman and Fan 1996)
+    count : [M] values
+    mean, low, high : [M]
+    percentiles : [M, Q], linear between order statistics (type 7 of Hyndman and Fan 1996)
     """
 
     count: Float64

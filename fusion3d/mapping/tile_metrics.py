@@ -76,8 +76,8 @@ class TileMetricsSummary:
 
     def __str__(self) -> str:
         return (
-            f"{self.output}: {len(self.metrics)} metrics of {self.points:,} points ({self.left_out:,} of noise or withheld left out) "
-            f"on {self.mapped} of {self.rows * self.cols} cells of {self.cell:g} m; {self.seconds:.0f} s"
+            f"{self.output}: {len(self.metrics)} metrics of {self.points:,} points ({self.left_out:,} of noise or withheld left "
+            f"out) on {self.mapped} of {self.rows * self.cols} cells of {self.cell:g} m; {self.seconds:.0f} s"
         )
 
 
@@ -202,8 +202,8 @@ def _chosen(names: Sequence[str] | None) -> tuple[str, ...]:
     unknown = [name for name in names if name not in ("zmax", "zmin", "zmean", "n") and _rank(name) is None]
     if unknown or not names:
         raise ConfigError(
-            f"--metrics {', '.join(unknown) or 'is empty'}: of tiles there are zmax, zmin, zmean, n and zq1 to zq99; for others make "
-            "a store with `fusion3d prepare`, or give --ground"
+            f"--metrics {', '.join(unknown) or 'is empty'}: of tiles there are zmax, zmin, zmean, n and zq1 to zq99; for others "
+            "make a store with `fusion3d prepare`, or give --ground"
         )
     if len(set(names)) < len(names):
         raise ConfigError(f"--metrics names {', '.join(sorted({name for name in names if list(names).count(name) > 1}))} twice")
@@ -323,7 +323,8 @@ class _Waiting:
             cell, z = cell[~kept], z[~kept]
             if len(self._z) > _MOST_WAITING:
                 raise ConfigError(
-                    f"more than {_MOST_WAITING:,} points lie where tiles overlap: make a store with `fusion3d prepare` and map that"
+                    f"more than {_MOST_WAITING:,} points lie where tiles overlap: make a store with `fusion3d prepare` and map "
+                    "that"
                 )
         return cell, z
 

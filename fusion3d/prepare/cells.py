@@ -63,7 +63,7 @@ def _places(
 
 
 @njit(inline="always")
-def half_open(cells: float) -> int:  # pragma: no cover - compiled
+def half_open(cells: float) -> np.int64:  # pragma: no cover - compiled
     """The cell of a coordinate in cells, by the grid's rule."""
     nearest = np.rint(cells)
     return np.int64(nearest if abs(cells - nearest) <= INTEGER_TOLERANCE else np.floor(cells))

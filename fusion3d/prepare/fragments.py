@@ -6,8 +6,8 @@
     parts/<block>/<tile>-<part>.ground    its ground, thinned
 
 A fragment is one array after another as `numpy.save` writes them, each padded to 64 bytes. A tile has more than one part in a
-block only when it is too large to be held at once. Fragments are named by what they hold, so a second try writes over what a first
-one left; they count when the manifest says that their tile is done.
+block only when it is too large to be held at once. Fragments are named by what they hold, so a second try writes over what a
+first one left; they count when the manifest says that their tile is done.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Points are inserted one by one, edges flipped until every circle is empty (Lawson 1977), in the order of a Hilbert curve that is
 walked in rounds, each twice as dense as the one before (Amenta, Choi and Rote 2003, "Incremental constructions con BRIO"), so
-that each point is found a few triangles from the last one. Coordinates are snapped to integers for the topology: on which side of an
-edge a point lies is then decided without rounding, wherever the origin is. Three corners far outside hold the whole.
+that each point is found a few triangles from the last one. Coordinates are snapped to integers for the topology: on which side of
+an edge a point lies is then decided without rounding, wherever the origin is. Three corners far outside hold the whole.
 
 ::
 
@@ -54,12 +54,11 @@ class Triangulation:
 
     def __call__(self, x: Float64, y: Float64) -> Float64:
         """Values [N] at places; NaN outside of the hull, and on the hairline triangles along it."""
-        return np.asarray(
-            _interpolate(self._places, self.points, self._corners, self._adjacent, x, y, *self._origin, self._steps)
-        )
+        x0, y0 = self._origin
+        return np.asarray(_interpolate(self._places, self.points, self._corners, self._adjacent, x, y, x0, y0, self._steps))
 
 
-def _insertion_order(places: Int64) -> Int64:
+def _insertion_order(places: Int32) -> Int64:
     """[G] rounds from sparse to dense, each along a Hilbert curve."""
     span = int(places.max(initial=0)) + 1
     shift = max(0, span.bit_length() - _CURVE)
@@ -67,7 +66,7 @@ def _insertion_order(places: Int64) -> Int64:
 
 
 @njit(cache=True)
-def _insertion_keys(places: Int64, shift: int) -> Int64:  # pragma: no cover - compiled
+def _insertion_keys(places: Int32, shift: int) -> Int64:  # pragma: no cover - compiled
     keys = np.empty(len(places), np.int64)
     for number in range(len(places)):
         x, y = np.int64(places[number, 0]) >> shift, np.int64(places[number, 1]) >> shift
@@ -141,7 +140,7 @@ def _put(table, row, first, second, third):  # type: ignore[no-untyped-def]  # p
 
 
 @njit(cache=True)
-def _triangulate(places: Int64, order: Int64) -> tuple[Int32, Int32]:  # pragma: no cover - compiled
+def _triangulate(places: Int32, order: Int64) -> tuple[Int32, Int32]:  # pragma: no cover - compiled
     """Corners and neighbours of all triangles, those at the three far corners included."""
     count = len(order)
     corners = np.empty((2 * count + 1, 3), np.int32)
@@ -205,7 +204,7 @@ def _triangulate(places: Int64, order: Int64) -> tuple[Int32, Int32]:  # pragma:
 
 @njit(cache=True)
 def _interpolate(
-    places: Int64,
+    places: Int32,
     points: Float64,
     corners: Int32,
     adjacent: Int32,

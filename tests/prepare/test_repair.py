@@ -273,7 +273,7 @@ def test_a_store_without_checksums_is_verified_and_that_is_said(scene, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(
             writer, "_create",
-            lambda group, name, shape, chunks, dtype: group.create_array(
+            lambda group, name, shape, chunks, dtype, compressors: group.create_array(
                 name, shape=shape, chunks=chunks, dtype=dtype, compressors=(ZstdCodec(level=3),)
             ),
         )  # fmt: skip
