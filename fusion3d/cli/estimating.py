@@ -64,20 +64,20 @@ def metrics(
         return
     from fusion3d.mapping.tile_metrics import height_metrics, tile_metrics
 
-    options = {
-        "resolution": resolution, "names": listed(names), "least": 1 if min_returns is None else min_returns, "crs": crs,
-        "progress": not quiet,
-    }  # fmt: skip
+    chosen, least = listed(names), 1 if min_returns is None else min_returns
     if ground:
-        text, set_aside = height_metrics(sources, target, min_height=min_height, **options)
+        heights, set_aside = height_metrics(
+            sources, target, resolution=resolution, names=chosen, min_height=min_height, least=least, crs=crs, progress=not quiet
+        )
+        text = str(heights)
     elif min_height:
         raise ConfigError("--min-height is for heights above ground: give --ground, or a store")
     else:
-        text = tile_metrics(sources, target, **options)
-        set_aside = text.set_aside
+        found = tile_metrics(sources, target, resolution=resolution, names=chosen, least=least, crs=crs, progress=not quiet)
+        text, set_aside = str(found), found.set_aside
     for _, reason in set_aside:
         out.print(f"set aside: {reason}", markup=False)
-    out.print(str(text), markup=False)
+    out.print(text, markup=False)
     if set_aside:
         raise typer.Exit(1)
 

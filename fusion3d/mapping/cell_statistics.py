@@ -21,8 +21,7 @@ class CellStatistics:
 
     Attributes
     ----------
-    count : [M] values
-    mean, low, high : [M]
+    count, mean, low, high : [M]
     percentiles : [M, Q], linear between order statistics (type 7 of Hyndman and Fan 1996)
     """
 

@@ -76,8 +76,8 @@ class TileMetricsSummary:
 
     def __str__(self) -> str:
         return (
-            f"{self.output}: {len(self.metrics)} metrics of {self.points:,} points ({self.left_out:,} of noise or withheld left "
-            f"out) on {self.mapped} of {self.rows * self.cols} cells of {self.cell:g} m; {self.seconds:.0f} s"
+            f"{self.output}: {len(self.metrics)} metrics of {self.points:,} points ({self.left_out:,} noise or withheld) "
+            f"on {self.mapped} of {self.rows * self.cols} cells of {self.cell:g} m; {self.seconds:.0f} s"
         )
 
 
@@ -323,8 +323,7 @@ class _Waiting:
             cell, z = cell[~kept], z[~kept]
             if len(self._z) > _MOST_WAITING:
                 raise ConfigError(
-                    f"more than {_MOST_WAITING:,} points lie where tiles overlap: make a store with `fusion3d prepare` and map "
-                    "that"
+                    f"more than {_MOST_WAITING:,} points lie where tiles overlap: make a store with `fusion3d prepare`, map that"
                 )
         return cell, z
 

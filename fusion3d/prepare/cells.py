@@ -110,7 +110,7 @@ def numbered(row: Int64, col: Int64) -> tuple[Int64, Int64, Int64]:
 
 
 @njit(cache=True)
-def _extent(row: Int64, col: Int64) -> tuple[int, int, int, int]:  # pragma: no cover - compiled
+def _extent(row: Int64, col: Int64) -> tuple[Any, Any, Any, Any]:  # pragma: no cover - compiled
     top, bottom, left, right = row[0], row[0], col[0], col[0]
     for number in range(len(row)):
         top, bottom = min(top, row[number]), max(bottom, row[number])

@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from fusion3d.errors import StoreError
 from fusion3d.store.layout import block_name

@@ -54,8 +54,11 @@ class Triangulation:
 
     def __call__(self, x: Float64, y: Float64) -> Float64:
         """Values [N] at places; NaN outside of the hull, and on the hairline triangles along it."""
-        x0, y0 = self._origin
-        return np.asarray(_interpolate(self._places, self.points, self._corners, self._adjacent, x, y, x0, y0, self._steps))
+        return np.asarray(
+            _interpolate(
+                self._places, self.points, self._corners, self._adjacent, x, y, self._origin[0], self._origin[1], self._steps
+            )
+        )
 
 
 def _insertion_order(places: Int32) -> Int64:
