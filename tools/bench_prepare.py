@@ -247,8 +247,7 @@ def _table(tiles: list[str], work: Path, points: int) -> None:
     cut, kept = found["chips_by_laspy"]["seconds"] / CUT, found["chips"]["seconds"] / CHIPS
     print(f"\n| chips of {CHIP} x {CHIP} columns | CPU ms a chip | rate / peer's |\n|---|--:|--:|")
     print(
-        f"| laspy and numpy: cut from the tiles | {cut * 1e3:.0f} | 1 |\n"
-        f"| fusion3d: store | {kept * 1e3:.1f} | {cut / kept:.0f} |"
+        f"| laspy and numpy: cut from the tiles | {cut * 1e3:.0f} | 1 |\n| fusion3d store | {kept * 1e3:.1f} | {cut / kept:.0f} |"
     )
     spent = found["stages"]["result"]
     print("\n| stage of prepare | CPU s | share |\n|---|--:|--:|")
