@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import importlib
 import json
 import os
 import pstats
-import resource
 import subprocess
 import sys
 import tempfile
@@ -185,7 +185,8 @@ def stages(tiles: list[str], work: Path) -> Any:
     """CPU seconds of `prepare` by stage."""
     profile = cProfile.Profile(time.process_time)
     began = time.process_time()
-    profile.runcall(prepared, tiles, work)
+    (work / "profiled").mkdir()
+    profile.runcall(prepared, tiles, work / "profiled")
     total = time.process_time() - began
     spent: dict[tuple[str, str], float] = {}
     for (path, _, name), row in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
@@ -212,10 +213,14 @@ def _run(task: str, tiles: list[str], work: Path) -> dict[str, Any]:
 
 
 def _child(task: str, tiles: list[str], work: Path) -> None:
+    for module in ("laspy", "rasterio", "fusion3d.prepare.run", "fusion3d.mapping.tile_metrics"):
+        importlib.import_module(module)
     began = time.process_time()
     result = TASKS[task](tiles, work)
     seconds = time.process_time() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # ru_maxrss would be that of the process that started this one, where it was larger
+    held = Path("/proc/self/status").read_text().split("VmHWM:")[1]
+    peak = int(held.split()[0]) / 1024
     print(json.dumps({"result": result, "seconds": seconds, "peak": peak}))
 
 
