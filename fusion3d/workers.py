@@ -137,7 +137,8 @@ class Workers:
                 limit = _AHEAD * max(1, sum(client.nthreads().values()))
                 while todo and len(running) < limit:
                     name, (function, arguments) = todo.popleft()
-                    key = f"{name}-{uuid.uuid4().hex[:8]}"
+                    # a scheduler keeps what stands before the dash for good: the kind of the piece
+                    key = f"{name.split()[0]}-{uuid.uuid4().hex}"
                     future = client.submit(function, *shared, *arguments, key=key, retries=_RETRIES, pure=False)
                     running[future] = name
                     finished.add(future)
