@@ -152,7 +152,7 @@ class _Mender:
     # -- points
 
     def _blocks(self, units: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Blocks one by one; a tile is decoded once and its points are kept as long as a later block needs them."""
+        """Blocks one by one; a tile is decoded once, for all of them."""
         near: dict[str, dict[int, Tile]] = {}
         reasons: dict[str, str] = {}
         for unit in units:
@@ -160,11 +160,8 @@ class _Mender:
                 near[unit] = self.originals.tiles_near(self._window(unit))
             except Fusion3DError as error:
                 reasons[unit] = str(error)
-        last = {number: unit for unit in units for number in near.get(unit, ())}
         for unit in units:
             yield from self._each([unit], lambda unit: self._block(unit, near.get(unit, {}), reasons.get(unit)))
-            for number in [number for number in near.get(unit, ()) if last[number] == unit]:
-                shutil.rmtree(self.parts / str(number), ignore_errors=True)
 
     def _window(self, unit: str) -> Window:
         return self.attributes.grid.block_window(*parse_block_name(unit.removeprefix("als/")))
