@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from fusion3d.io.pixels import RasterSource
 from fusion3d.io.place import Place
 from fusion3d.prepare.blocks import build_block, intensity_percentile
 from fusion3d.prepare.footprints import collect_footprints
+from fusion3d.prepare.fragments import POINTS, Fragments
 from fusion3d.prepare.ground import describe_ground
+from fusion3d.prepare.groups import TileGroups
 from fusion3d.prepare.manifest import Manifest
 from fusion3d.prepare.rasters import layout_of, pieces, with_statistics, write_piece
 from fusion3d.prepare.scene import AlsSource, Scene
@@ -25,6 +26,7 @@ from fusion3d.store.layout import (
     STANDARD_ATTRIBUTES,
     AlsLayout,
     GediLayout,
+    PointLattice,
     RasterLayout,
     StoreAttributes,
     block_name,
@@ -49,6 +51,14 @@ def _guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return function(*arguments)
     except Fusion3DError as error:
         return {"error": str(error)}
+
+
+def _tile_name(number: int) -> str:
+    return f"tile {number:06d}"
+
+
+def _block_piece(block: tuple[int, int]) -> str:
+    return f"block {block_name(*block)}"
 
 
 def _failure(result: dict[str, Any], path: str | Path) -> str | None:
@@ -96,13 +106,23 @@ class Assembly:
         bounds = {"bounds": list(tile_bounds(tile, self.grid.pyproj_crs))} if tile.file.count else {}
         return {"points": tile.file.count, **bounds}
 
-    def _each(self, title: str, work: Mapping[str, Piece], *, here: bool = False) -> None:
-        """Run the pieces of work that the manifest does not have; results go to the manifest."""
+    def _each(self, title: str, work: Mapping[str, Piece], *, total: int = 0, before: int = 0, here: bool = False) -> None:
+        """Run the pieces of work that the manifest does not have; what succeeds goes to the manifest.
+
+        Parameters
+        ----------
+        total, before : pieces of this kind in all, and those of earlier calls
+        """
         todo = {name: (_guarded, item) for name, item in work.items() if name not in self.manifest}
-        done = len(work) - len(todo)
-        with progress_bar(title, len(work), self.shown, done=done, workers=self.workers) as advance:
+        done = before + len(work) - len(todo)
+        with progress_bar(title, max(total, before + len(work)), self.shown, done=done, workers=self.workers) as advance:
             for name, result in self.workers.each(todo, here=here):
-                self.manifest.done(name, {"lost": result.reason} if isinstance(result, Lost) else result)
+                if isinstance(result, Lost):
+                    self.manifest.failed(name, {"lost": result.reason})
+                elif "error" in result:
+                    self.manifest.failed(name, result)
+                else:
+                    self.manifest.done(name, result)
                 advance()
 
     def _points(self) -> AlsLayout | None:
@@ -114,72 +134,87 @@ class Assembly:
                 f"coordinates of {len(rounded)} of {len(tiles)} tiles are rounded to the nearest {lattice.scale[0]:g} "
                 f"(reprojected, or on another lattice): {', '.join(Path(path).name for path in rounded[:5])}"
             )
-        parts = str(self.work / "parts")
-        self._each(
-            "decode tiles",
-            {
-                f"tile {number:06d}": (spill_tile, (number, tile, self.grid, lattice, source.ground_class, parts))
-                for number, tile in enumerate(tiles)
-            },
-        )
-        good, read, inside = [], Counter[str](), Counter[str]()
-        blocks: dict[tuple[int, int], list[int]] = {}
-        for number, tile in enumerate(tiles):
-            result = self.manifest[f"tile {number:06d}"]
-            if (failure := _failure(result, tile.file.path)) is not None:
-                self.set_aside.append((tile.file.path, failure))
-                continue
-            good.append(number)
-            read.update(result["read"])
-            inside.update(result["inside"])
-            for name in result["blocks"]:
-                blocks.setdefault(parse_block_name(name), []).append(number)
-        if not good:
-            return None
-        if read and not inside:
-            raise InputError(tiles[good[0]].file.path, "no point of any tile lies inside the grid", "check --bounds and --crs")
-        self._note_ground(source, good)
-        ground = sum(inside[str(number)] for number in source.ground_class)
-        if not ground and not source.normalized:
-            raise InputError(
-                tiles[good[0]].file.path,
-                f"no ground points (class {', '.join(map(str, source.ground_class))}) in any tile",
-                "classify ground first, or pass --normalized if heights are above ground already",
-            )
         layout = AlsLayout(
             lattice,
             (*STANDARD_ATTRIBUTES, *source.attributes),
             describe_ground(source.normalized, source.ground_class, source.ground_buffer),
         )
         self.writer.create_points()
-        near = self._tiles_near(blocks, source.ground_buffer)
-        self._each(
-            "build blocks",
-            {
-                f"block {block_name(*block)}": (
-                    build_block,
-                    (block, near[block], self.grid, layout, source.normalized, source.ground_buffer, parts, self.writer),
-                )
-                for block in sorted(blocks)
-            },
+        groups = TileGroups(tiles, self.grid, source.ground_buffer)
+        good: list[int] = []
+        read, inside = Counter[str](), Counter[str]()
+        decoded = built = 0
+        for group in groups.groups:
+            self._decode(group, source, lattice, decoded)
+            decoded += len(group)
+            for number in group:
+                result = self.manifest[_tile_name(number)]
+                if _failure(result, tiles[number].file.path) is not None:
+                    groups.decoded(number, ())
+                    continue
+                good.append(number)
+                read.update(result["read"])
+                inside.update(result["inside"])
+                groups.decoded(number, [parse_block_name(name) for name in result["blocks"]])
+            if inside and not source.normalized:
+                self._require_ground(source, good, inside)
+            built += self._build(groups, layout, source, built)
+        self.set_aside.extend(
+            (tile.file.path, failure)
+            for number, tile in enumerate(tiles)
+            if (failure := _failure(self.manifest[_tile_name(number)], tile.file.path)) is not None
         )
-        self.writer.tidy(block_name(*block) for block in blocks)
-        return self._als_layout(layout, source, good, read, inside, sorted(blocks))
+        if not good:
+            return None
+        good.sort()
+        if read and not inside:
+            raise InputError(tiles[good[0]].file.path, "no point of any tile lies inside the grid", "check --bounds and --crs")
+        if not source.normalized:
+            self._require_ground(source, good, inside)
+            self._note_ground(source, good)
+        self.writer.tidy(block_name(*block) for block in groups.blocks)
+        return self._als_layout(layout, source, good, read, inside, groups.blocks)
 
-    def _tiles_near(self, blocks: Mapping[tuple[int, int], list[int]], reach: float) -> dict[tuple[int, int], list[int]]:
-        """Tiles with points in each block or within `reach` metres of it, in the order of the tiles."""
-        ring = math.ceil(reach / self.grid.column)
-        near = {}
-        for block in blocks:
-            around = self.grid.blocks_in(self.grid.block_window(*block).buffered(ring))
-            near[block] = sorted({number for other in around for number in blocks.get(other, ())})
-        return near
+    def _decode(self, group: Sequence[int], source: AlsSource, lattice: PointLattice, before: int) -> None:
+        tiles = self.sources.tiles
+        work = {
+            _tile_name(number): (spill_tile, (number, tiles[number], self.grid, lattice, source.ground_class, self._parts))
+            for number in group
+        }
+        self._each("decode tiles", work, total=len(tiles), before=before)
+
+    def _build(self, groups: TileGroups, layout: AlsLayout, source: AlsSource, before: int) -> int:
+        """Build the blocks that can be built now, and remove what their points were built from; their number."""
+        ready = groups.ready()
+        work = {
+            _block_piece(block): (
+                build_block,
+                (block, near, self.grid, layout, source.normalized, source.ground_buffer, self._parts, self.writer),
+            )
+            for block, near in ready.items()
+        }
+        self._each("build blocks", work, total=groups.expected, before=before)
+        fragments = Fragments(self._parts)
+        for block in ready:
+            if _failure(self.manifest[_block_piece(block)], "") is None:
+                fragments.remove_block(block, POINTS)
+        return len(ready)
+
+    @property
+    def _parts(self) -> str:
+        return str(self.work / "parts")
+
+    def _require_ground(self, source: AlsSource, good: list[int], inside: Counter[str]) -> None:
+        if not any(inside[str(number)] for number in source.ground_class):
+            raise InputError(
+                self.sources.tiles[good[0]].file.path,
+                f"no ground points (class {', '.join(map(str, source.ground_class))}) in any tile",
+                "classify ground first, or pass --normalized if heights are above ground already",
+            )
 
     def _note_ground(self, source: AlsSource, good: list[int]) -> None:
         """Name the tiles whose heights rest on their neighbours' ground alone."""
-        if source.normalized:
-            return
-        counts = {number: self.manifest[f"tile {number:06d}"]["inside"] for number in good}
+        counts = {number: self.manifest[_tile_name(number)]["inside"] for number in good}
         bare = [number for number, item in counts.items() if item and not any(str(code) in item for code in source.ground_class)]
         if bare:
             names = ", ".join(Path(self.sources.tiles[number].file.path).name for number in bare[:5])
@@ -194,7 +229,7 @@ class Assembly:
         inside: Counter[str],
         blocks: list[tuple[int, int]],
     ) -> AlsLayout:
-        results = [self.manifest[f"block {block_name(*block)}"] for block in blocks]
+        results = [self.manifest[_block_piece(block)] for block in blocks]
         failed = [text for result in results if (text := _failure(result, str(self.writer.place))) is not None]
         if failed:
             raise StoreError(str(self.work), failed[0], "mend the cause and run the same command again: it resumes")

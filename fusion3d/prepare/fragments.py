@@ -81,6 +81,11 @@ class Fragments:
             with contextlib.suppress(OSError):
                 self._system.rm_file(path)
 
+    def remove_block(self, block: tuple[int, int], kind: str) -> None:
+        """Remove all fragments of a kind in a block."""
+        folder = f"{self._path}/{block_name(*block)}"
+        self.remove([f"{folder}/{name}" for name in self._names(folder) if name.endswith(f".{kind}")])
+
     def read(self, block: tuple[int, int], tiles: Collection[int], kind: str) -> Iterator[list[Array]]:
         """Arrays of the fragments of some tiles in a block, tile by tile in rising order.
 
@@ -96,18 +101,19 @@ class Fragments:
             except (OSError, ValueError) as error:
                 raise StoreError(path, f"cannot be read ({error})", "prepare again with --overwrite") from None
 
-    def _listed(self, folder: str, tiles: frozenset[int], kind: str) -> list[str]:
+    def _names(self, folder: str) -> list[str]:
         try:
             if self._local:
-                names = os.listdir(folder)
-            else:
-                # other processes write there: a list that this one remembers may be old
-                self._system.invalidate_cache(folder)
-                names = [path.rsplit("/", 1)[-1] for path in self._system.ls(folder, detail=False)]
+                return os.listdir(folder)
+            # other processes write there: a list that this one remembers may be old
+            self._system.invalidate_cache(folder)
+            return [path.rsplit("/", 1)[-1] for path in self._system.ls(folder, detail=False)]
         except FileNotFoundError:
             return []
+
+    def _listed(self, folder: str, tiles: frozenset[int], kind: str) -> list[str]:
         found = []
-        for name in names:
+        for name in self._names(folder):
             stem, _, suffix = name.partition(".")
             tile, _, part = stem.partition("-")
             if suffix == kind and tile.isdigit() and part.isdigit() and int(tile) in tiles:

@@ -110,6 +110,10 @@ class Manifest:
                 self._flush()
         self._done[work] = result
 
+    def failed(self, work: str, result: Any) -> None:
+        """Remember a piece that failed for this run alone: the next one tries it again."""
+        self._done[work] = result
+
     def _flush(self) -> None:
         if self._held:
             # names in the order of time; what is in two of them is the same
