@@ -22,7 +22,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from pyproj import CRS
+from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError as PyprojCRSError
 
 from fusion3d.errors import ConfigError, CRSError
@@ -30,7 +30,12 @@ from fusion3d.errors import ConfigError, CRSError
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+Bounds = tuple[float, float, float, float]
+"""xmin, ymin, xmax, ymax in units of a CRS."""
+
 INTEGER_TOLERANCE = 1e-6
+_METRES_PER_DEGREE = 111_320.0
+_EDGE_POINTS = 21
 
 
 def metric_unit(crs: CRS) -> float:
@@ -58,6 +63,12 @@ def metric_unit(crs: CRS) -> float:
     return float(horizontal.axis_info[0].unit_conversion_factor)
 
 
+def rough_unit(crs: CRS) -> float:
+    """Metres in one unit of the map axes, of degrees those at the equator: good enough for margins and comparisons."""
+    horizontal = map_crs(crs)
+    return _METRES_PER_DEGREE if horizontal.is_geographic else float(horizontal.axis_info[0].unit_conversion_factor)
+
+
 def vertical_unit(crs: CRS) -> float:
     """Metres in one unit of height: of the vertical axis when the CRS has one, else of the map axes (the usual
     convention), and metres on a geographic one."""
@@ -77,6 +88,14 @@ def same_map_crs(one: CRS, other: CRS) -> bool:
         return True
     code = one.to_epsg()
     return code is not None and code == other.to_epsg()
+
+
+def moved_bounds(bounds: Bounds, source: CRS, target: CRS) -> Bounds:
+    """The rectangle around a rectangle in another CRS, where its edges are curves; infinite where it has no place there."""
+    if same_map_crs(source, target):
+        return bounds
+    transformer = Transformer.from_crs(map_crs(source), map_crs(target), always_xy=True)
+    return transformer.transform_bounds(*bounds, densify_pts=_EDGE_POINTS)
 
 
 def map_crs(crs: CRS) -> CRS:

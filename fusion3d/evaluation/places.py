@@ -13,12 +13,11 @@ from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pyproj import Transformer
 
 from fusion3d.data.candidates import coverage
 from fusion3d.data.split import Mask, Split
 from fusion3d.errors import ConfigError
-from fusion3d.grid import Grid, Window
+from fusion3d.grid import Grid, Window, moved_bounds
 from fusion3d.store import Store
 
 if TYPE_CHECKING:
@@ -85,9 +84,7 @@ def split_of(module: CrossModalPretraining, store: Store) -> Split | None:
 def _overlap(first: Grid, second: Grid) -> bool:
     """Whether the extents of two grids overlap, compared in the CRS of the first."""
     west, south, east, north = first.bounds(first.window)
-    there = second.bounds(second.window)
-    if first.pyproj_crs != second.pyproj_crs:
-        there = Transformer.from_crs(second.pyproj_crs, first.pyproj_crs, always_xy=True).transform_bounds(*there)
+    there = moved_bounds(second.bounds(second.window), second.pyproj_crs, first.pyproj_crs)
     return bool(there[0] < east and there[2] > west and there[1] < north and there[3] > south)
 
 

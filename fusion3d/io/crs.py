@@ -15,13 +15,10 @@ from pyproj.exceptions import CRSError as PyprojCRSError
 from pyproj.exceptions import ProjError
 
 from fusion3d.errors import CRSError
-from fusion3d.grid import parse_crs
-
-Bounds = tuple[float, float, float, float]
+from fusion3d.grid import Bounds, parse_crs, rough_unit
 
 _TOLERANCE = 0.5
 """Metres by which two CRSs may place the same coordinates apart and still agree: less than realisations of one datum do."""
-_METRES_PER_DEGREE = 111_320.0
 _NAMED = re.compile(r"\s*EPSG\s*:{1,2}\s*(\d{4,6})\s*", re.IGNORECASE)
 _REWRITE = "rewrite the file with its right CRS (for instance with las2las -epsg, gdal_edit or gdal_translate -a_srs)"
 _EPSG_CODES = range(1024, 32767)
@@ -44,7 +41,7 @@ def resolve_crs(file_crs: CRS | str | None, assumed: CRS | str | None, path: str
     """
     if file_crs is not None:
         crs = understand_crs(file_crs, path)
-        if not _is_local(crs):
+        if not is_local(crs):
             return crs
     if assumed is None:
         raise CRSError(path, "has no CRS", "pass --crs with the CRS of its coordinates, for instance --crs EPSG:2154")
@@ -71,7 +68,7 @@ def understand_crs(crs: CRS | str, path: str | Path | None) -> CRS:
         meant = CRS.from_epsg(int(named[1]))
     except PyprojCRSError:
         raise CRSError(path, f"its CRS is named {horizontal.name!r}, which does not exist", _REWRITE) from None
-    if not _is_local(horizontal) and not crs_agree(horizontal, meant):
+    if not is_local(horizontal) and not crs_agree(horizontal, meant):
         raise CRSError(path, f"its CRS is named {horizontal.name!r} ({meant.name}) but defines another one", _REWRITE)
     vertical = _vertical(parsed)
     return meant if vertical is None else _compound(meant, vertical)
@@ -131,7 +128,7 @@ def crs_agree(one: CRS, other: CRS, bounds: Bounds | None = None) -> bool:
     one, other = _horizontal(one), _horizontal(other)
     if one.equals(other, ignore_axis_order=True):
         return True
-    if _is_local(one) or _is_local(other) or one.is_geographic != other.is_geographic:
+    if is_local(one) or is_local(other) or one.is_geographic != other.is_geographic:
         return False
     if bounds is None or not all(map(math.isfinite, bounds)):
         bounds = _area(one) or _area(other)
@@ -143,7 +140,7 @@ def crs_agree(one: CRS, other: CRS, bounds: Bounds | None = None) -> bool:
         moved_x, moved_y = _transformer(one, other, threading.get_ident()).transform(x, y)
     except ProjError:
         return False
-    unit = _METRES_PER_DEGREE if one.is_geographic else float(one.axis_info[0].unit_conversion_factor)
+    unit = rough_unit(one)
     # written so that NaN and infinity disagree
     return all(math.hypot(a - c, b - d) * unit <= _TOLERANCE for a, b, c, d in zip(x, y, moved_x, moved_y, strict=True))
 
@@ -175,7 +172,8 @@ def _horizontal(crs: CRS) -> CRS:
     return crs.to_2d() if len(crs.axis_info) == 3 and not crs.is_geocentric else crs
 
 
-def _is_local(crs: CRS) -> bool:
+def is_local(crs: CRS) -> bool:
+    """Whether a CRS is of a place that nobody knows: it counts as none."""
     return crs.type_name == "Engineering CRS"
 
 
@@ -195,7 +193,7 @@ def _crs_of_keys(directory: bytes, doubles: bytes, ascii_text: bytes) -> CRS | N
     if text is None:
         raise CRSError(None, "its GeoTIFF keys cannot be understood", _REWRITE)
     crs = understand_crs(text, None)
-    if not _is_local(crs):
+    if not is_local(crs):
         return _without_empty_heights(crs)
     code = keys.get(_PROJECTED, keys.get(_GEODETIC, (0, 0, 0)))[2]
     if code in _EPSG_CODES:

@@ -16,6 +16,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
 from fusion3d.errors import ConfigError, InputError
+from fusion3d.grid import Bounds
 from fusion3d.io.alignment import Float32, patch, rasterio_crs, same_place
 from fusion3d.io.bands import Band
 from fusion3d.io.cube import Cube, is_cube, open_cube
@@ -28,7 +29,6 @@ __all__ = ["Cube", "RasterSeries", "open_series"]
 SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".dat", ".bil")
 Paths = str | Path | Sequence[str | Path]
 Spec = Paths | Mapping[datetime.date | str | None, Paths]
-Bounds = tuple[float, float, float, float]
 Covered = tuple[Array, Float32]
 
 _FULL = 1 - 1e-5

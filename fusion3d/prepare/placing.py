@@ -11,16 +11,14 @@ import shapely
 from pyproj import CRS
 
 from fusion3d.errors import CRSError, InputError
-from fusion3d.grid import Grid, map_crs, parse_crs, same_map_crs
+from fusion3d.grid import Bounds, Grid, map_crs, parse_crs, same_map_crs
 from fusion3d.prepare.assembly import Sources
 from fusion3d.prepare.footprints import footprint_bounds
-from fusion3d.prepare.rasters import bounds_in
+from fusion3d.prepare.rasters import raster_bounds
 from fusion3d.prepare.scene import Scene
 from fusion3d.prepare.selection import Area, TilePlace, area_bounds, read_area, tiles_within
 from fusion3d.prepare.tile_place import near_tiles
 from fusion3d.prepare.tiles import Tile, tile_bounds
-
-Box = tuple[float, float, float, float]
 
 _NAMED = 5
 
@@ -57,7 +55,7 @@ def place_grid(scene: Scene, sources: Sources, set_aside: list[tuple[str, str]],
     if tiles:
         return Grid.covering(crs, _union(tile_bounds(tile, crs) for tile in tiles if tile.file.count), **options), tiles
     if sources.rasters:
-        union = _union(bounds_in(source, crs) for source in sources.rasters.values())
+        union = _union(raster_bounds(source, crs) for source in sources.rasters.values())
         return Grid.covering(crs, union, **options, closed=False), tiles
     return Grid.covering(crs, _union(footprint_bounds(sources.gedi, crs)), **options), tiles
 
@@ -112,7 +110,7 @@ def _area(scene: Scene, crs: CRS) -> Area | None:
     return None if scene.bounds is None else Area(shapely.box(*scene.bounds), crs)
 
 
-def _union(rectangles: Iterable[Box]) -> Box:
+def _union(rectangles: Iterable[Bounds]) -> Bounds:
     rows = np.array(list(rectangles), dtype=np.float64).reshape(-1, 4)
     if len(rows) == 0:
         raise InputError(None, "the sources hold no points, pixels or footprints", "check the files, or pass --bounds")

@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from pyproj import CRS, Transformer
+from pyproj import CRS
 
 from fusion3d.errors import ConfigError, CRSError, InputError
-from fusion3d.grid import Grid, Window, same_map_crs
+from fusion3d.grid import Bounds, Grid, Window, moved_bounds, rough_unit, same_map_crs
 from fusion3d.io.pixels import RasterSource, Target
 from fusion3d.io.raster import open_raster
 from fusion3d.io.series import open_series
@@ -25,7 +25,6 @@ from fusion3d.store.layout import RasterLayout, raster_chunk
 from fusion3d.store.writer import StoreWriter
 
 _ALIGNED = 1e-3
-_RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".dat", ".bil", ".bsq")
 
 
 def open_source(name: str, item: RasterInput, assumed_crs: str | None) -> RasterSource:
@@ -99,7 +98,7 @@ def layout_of(name: str, item: RasterInput, source: RasterSource, grid: Grid) ->
         raise CRSError(
             str(source.provenance[0]) if source.provenance else None, "the raster has no CRS", "pass its CRS with --crs"
         )
-    native = source.pixel * (grid.unit if same_map_crs(source.crs, grid.pyproj_crs) else _metres(source))
+    native = source.pixel * (grid.unit if same_map_crs(source.crs, grid.pyproj_crs) else rough_unit(source.crs))
     wanted = item.pixel or native
     ratio = grid.column / wanted
     fine, coarse = (max(1, round(ratio)), 0) if ratio >= 0.75 else (0, max(2, round(1 / ratio)))
@@ -149,12 +148,6 @@ def _at_most_zero(phase: float, coarse: int) -> int:
     return -((-round(phase)) % coarse)
 
 
-def _metres(source: RasterSource) -> float:
-    if source.crs is not None and source.crs.is_geographic:
-        return 111_320.0  # metres in a degree of latitude
-    return source.crs.axis_info[0].unit_conversion_factor if source.crs is not None else 1.0
-
-
 def _read(
     source: RasterSource, step: int, kind: str, grid: Grid, fine: int, coarse: int, row: int, col: int, window: Window
 ) -> Any:
@@ -181,7 +174,7 @@ def pieces(layout: RasterLayout, source: RasterSource, grid: Grid) -> list[tuple
 
 def _touched(layout: RasterLayout, source: RasterSource, grid: Grid) -> Window:
     """Pixels of the layout inside the bounds of the source, a pixel more on each side."""
-    xmin, ymin, xmax, ymax = bounds_in(source, grid.pyproj_crs)
+    xmin, ymin, xmax, ymax = raster_bounds(source, grid.pyproj_crs)
     x0, y0 = grid.corner(layout.row, layout.col)
     pixel = layout.pixel / grid.unit
     first_col, last_col = (math.floor((value - x0) / pixel) for value in (xmin, xmax))
@@ -190,12 +183,9 @@ def _touched(layout: RasterLayout, source: RasterSource, grid: Grid) -> Window:
     return around.intersection(Window(0, 0, layout.height, layout.width))
 
 
-def bounds_in(source: RasterSource, crs: CRS) -> tuple[float, float, float, float]:
-    """Bounds of a raster in another CRS."""
-    if source.crs is None or same_map_crs(source.crs, crs):
-        return source.bounds
-    left, bottom, right, top = source.bounds
-    return Transformer.from_crs(source.crs, crs, always_xy=True).transform_bounds(left, bottom, right, top, densify_pts=21)
+def raster_bounds(source: RasterSource, crs: CRS) -> Bounds:
+    """Bounds of a raster in another CRS; as they are where it states none."""
+    return source.bounds if source.crs is None else moved_bounds(source.bounds, source.crs, crs)
 
 
 def write_piece(

@@ -17,7 +17,7 @@ import shapely
 from pyproj import CRS
 
 from fusion3d.errors import ConfigError, CRSError, InputError
-from fusion3d.grid import map_crs, metric_unit, parse_crs
+from fusion3d.grid import Bounds, map_crs, parse_crs, rough_unit
 from fusion3d.io.binary_file import is_url, open_binary
 from fusion3d.io.crs import resolve_crs, understand_crs
 from fusion3d.prepare.moved_polygons import Polygons, moved
@@ -31,7 +31,6 @@ _NOT_AN_INDEX = "make one with `fusion3d index`, or give the tiles themselves"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BOX = re.compile(rf"\s*{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER}){{3}}\s*")
 _PARTS = 16
-_METRES_PER_DEGREE = 111_320.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class TilePlace:
     crs: CRS | None
 
     @property
-    def bounds(self) -> tuple[float, float, float, float] | None:
+    def bounds(self) -> Bounds | None:
         """xmin, ymin, xmax, ymax in `crs`."""
         return None if self.footprint is None else self.footprint.bounds
 
@@ -98,7 +97,7 @@ def read_area(text: str | Path | Sequence[float], crs: CRS | str | None = None) 
     return Area(shapely.union_all(shapely.make_valid(np.array(usable, dtype=object))), resolve_crs(stated, crs, text))
 
 
-def area_bounds(area: Area, crs: CRS) -> tuple[float, float, float, float]:
+def area_bounds(area: Area, crs: CRS) -> Bounds:
     """xmin, ymin, xmax, ymax of an area in a CRS.
 
     Raises
@@ -163,7 +162,11 @@ def tiles_within(tiles: Iterable[TilePlace], area: Area, *, margin: float = 0.0)
         )
     target = area.crs or next(iter(known), None)
     outlines = _outlines(tiles, target)
-    wanted = shapely.buffer(area.geometry, margin / _metres(target), join_style="mitre") if margin else area.geometry
+    wanted = (
+        shapely.buffer(area.geometry, margin / (1.0 if target is None else rough_unit(target)), join_style="mitre")
+        if margin
+        else area.geometry
+    )
     shapely.prepare(wanted)
     touching = shapely.intersects(outlines, wanted)
     return [tile.location for tile, touches in zip(tiles, touching, strict=True) if touches or tile.footprint is None]
@@ -180,13 +183,6 @@ def _outlines(tiles: list[TilePlace], target: CRS | None) -> Polygons:
         if crs is not None and target is not None:
             found[rows] = moved(found[rows], crs, target, parts=_PARTS)
     return found
-
-
-def _metres(crs: CRS | None) -> float:
-    """Metres in a unit of the map, of degrees those of a meridian."""
-    if crs is None:
-        return 1.0
-    return _METRES_PER_DEGREE if crs.is_geographic else metric_unit(crs)
 
 
 def _box(numbers: Sequence[float]) -> shapely.Polygon:

@@ -20,7 +20,7 @@ from fusion3d.errors import CRSError, Fusion3DError
 from fusion3d.grid import map_crs, metric_unit, parse_crs, vertical_unit
 from fusion3d.io import laz
 from fusion3d.io.binary_file import is_url, open_binary
-from fusion3d.io.crs import resolve_crs
+from fusion3d.io.crs import is_local, resolve_crs
 from fusion3d.io.las import PointFile, point_file
 from fusion3d.io.las_header import header_of
 from fusion3d.io.las_layout import RecordLayout
@@ -99,7 +99,7 @@ def read_tile(listed: ListedFile, assumed: CRS | None = None) -> TileFacts:
         if header.compressed and header.count:
             laz.chunk_table_start(source, header)
     file = point_file(header)
-    states_one = file.crs is not None and file.crs.type_name != "Engineering CRS"
+    states_one = file.crs is not None and not is_local(file.crs)
     crs = resolve_crs(file.crs, assumed, listed.location) if states_one or assumed is not None else None
     return TileFacts(listed.location, header.size, listed.modified, file, header.layout, crs, _density(file, crs))
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pyproj import CRS, Transformer
 
 from fusion3d.errors import CRSError
-from fusion3d.grid import map_crs
+from fusion3d.grid import Bounds, map_crs
 from fusion3d.prepare.tiles import Tile
 
 _OWN_MARGIN = 10.0
@@ -16,8 +16,6 @@ _OWN_MARGIN = 10.0
 _GRID_MARGIN = 3.0
 """Degrees around the area of use of the grid's CRS that it still serves: half a zone of UTM."""
 _REPROJECT = "reproject it to a projected CRS first, for instance with pdal translate --filter reprojection"
-
-Box = tuple[float, float, float, float]
 
 
 def check_place(tile: Tile) -> None:
@@ -76,7 +74,7 @@ def _to_degrees(crs: CRS) -> Transformer:
 
 
 @lru_cache(maxsize=64)
-def _area(crs: CRS) -> Box | None:
+def _area(crs: CRS) -> Bounds | None:
     """West, south, east, north, degrees; WKT in files seldom states it, its EPSG code does."""
     code = crs.to_epsg()
     area = crs.area_of_use or (None if code is None else CRS.from_epsg(code).area_of_use)

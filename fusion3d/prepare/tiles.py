@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pyproj import CRS, Transformer
 
 from fusion3d.errors import CRSError, Fusion3DError, InputError
-from fusion3d.grid import Grid, parse_crs, same_map_crs, vertical_unit
+from fusion3d.grid import Bounds, Grid, map_crs, moved_bounds, parse_crs, same_map_crs, vertical_unit
 from fusion3d.io.binary_file import digest
 from fusion3d.io.las import PointFile, Points, open_points, read_chunks
 from fusion3d.prepare.cells import Places, numbered, places_of, sorted_by
@@ -100,20 +100,9 @@ def _off_lattice(steps: float) -> bool:
     return abs(steps - round(steps)) > _LATTICE_TOLERANCE
 
 
-def tile_bounds(tile: Tile, crs: CRS) -> tuple[float, float, float, float]:
+def tile_bounds(tile: Tile, crs: CRS) -> Bounds:
     """Bounds of a tile's header in another CRS."""
-    bounds = tile.file.bounds
-    if same_map_crs(tile.crs, crs):
-        return bounds
-    return Transformer.from_crs(tile.crs, crs, always_xy=True).transform_bounds(*bounds, densify_pts=21)
-
-
-def _bounds_in(grid: Grid, crs: CRS) -> tuple[float, float, float, float]:
-    """Bounds of a grid in the CRS of a tile: of a COPC no more is decoded than lies there."""
-    bounds = grid.bounds(grid.window)
-    if same_map_crs(crs, grid.pyproj_crs):
-        return bounds
-    return Transformer.from_crs(grid.pyproj_crs, crs, always_xy=True).transform_bounds(*bounds, densify_pts=21)
+    return moved_bounds(tile.file.bounds, tile.crs, crs)
 
 
 def spill_tile(
@@ -144,12 +133,16 @@ def spill_tile(
     read, inside = np.zeros(256, np.int64), np.zeros(256, np.int64)
     names = [name for name in tile.attributes if name in tile.file.dimensions]
     transform = (
-        None if same_map_crs(tile.crs, grid.pyproj_crs) else Transformer.from_crs(tile.crs, grid.pyproj_crs, always_xy=True)
+        None
+        if same_map_crs(tile.crs, grid.pyproj_crs)
+        else Transformer.from_crs(map_crs(tile.crs), grid.pyproj_crs, always_xy=True)
     )
+    # of a COPC no more is decoded than lies on the grid
+    wanted = moved_bounds(grid.bounds(grid.window), grid.pyproj_crs, tile.crs)
     unit = vertical_unit(tile.crs)
     spill = _Spill(number, Fragments(folder), grid, lattice, ground_classes)
     try:
-        for points in read_chunks(tile.file, names, chunk=chunk, bounds=_bounds_in(grid, tile.crs)):
+        for points in read_chunks(tile.file, names, chunk=chunk, bounds=wanted):
             x, y = points.x, points.y
             if transform is not None:
                 x, y = transform.transform(x, y)
