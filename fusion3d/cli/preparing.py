@@ -62,7 +62,8 @@ def simulate_gedi(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """GEDI footprints simulated over your own aerial LiDAR (Hancock et al. 2019)."""
-    from fusion3d.prepare.scene import POINT_SUFFIXES, expand
+    from fusion3d.io.las_layout import POINT_SUFFIXES
+    from fusion3d.prepare.scene import expand
     from fusion3d.simulate.gedi_from_als import simulate_over_als
 
     tiles = expand([*source, *(more or [])], POINT_SUFFIXES)

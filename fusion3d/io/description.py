@@ -15,8 +15,10 @@ from fusion3d.grid import metric_unit
 from fusion3d.io.bands import Band
 from fusion3d.io.binary_file import is_url
 from fusion3d.io.gedi import open_gedi
+from fusion3d.io.gedi_hdf5 import HDF5_ENDINGS
 from fusion3d.io.gedi_products import FULL_POWER_BEAMS
 from fusion3d.io.las import PointFile, open_points, read_chunks
+from fusion3d.io.las_layout import POINT_SUFFIXES
 from fusion3d.io.raster import RasterFile, is_remote, open_raster
 
 CLASS_NAMES = {
@@ -68,7 +70,7 @@ def describe(path: str | Path) -> str:
     InputError
         The file cannot be used, with what to do about it.
     """
-    if is_url(str(path)) and str(path).lower().endswith((".las", ".laz")):
+    if is_url(str(path)) and str(path).lower().endswith(POINT_SUFFIXES):
         return "\n".join(_point_lines(str(path)))
     if is_remote(str(path)):
         return "\n".join(_raster_lines(str(path)))
@@ -83,9 +85,9 @@ def describe(path: str | Path) -> str:
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
     suffix = file.suffix.lower()
-    if head.startswith(b"LASF") or suffix in (".las", ".laz"):
+    if head.startswith(b"LASF") or suffix in POINT_SUFFIXES:
         return "\n".join(_point_lines(file))
-    if suffix in (".h5", ".hdf5", ".he5") or (head == _HDF5 and suffix != ".nc"):
+    if suffix in HDF5_ENDINGS or (head == _HDF5 and suffix != ".nc"):
         return "\n".join(_gedi_lines(file))
     if suffix in _VECTORS:
         return "\n".join(_vector_lines(file))

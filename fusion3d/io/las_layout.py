@@ -22,6 +22,9 @@ from functools import lru_cache
 
 import numpy as np
 
+POINT_SUFFIXES = (".las", ".laz")
+"""Endings of files of points, in lower case."""
+
 _XYZ = [("X", "<i4"), ("Y", "<i4"), ("Z", "<i4"), ("intensity", "<u2")]
 _LEGACY = [*_XYZ, ("returns", "u1"), ("class_flags", "u1"), ("scan_angle", "i1"), ("user_data", "u1"), ("point_source_id", "<u2")]
 _MODERN = [

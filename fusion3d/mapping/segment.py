@@ -24,8 +24,9 @@ from fusion3d.grid import map_crs, metric_unit, same_map_crs, vertical_unit
 from fusion3d.io.crs import resolve_crs
 from fusion3d.io.las import PointFile, open_points
 from fusion3d.io.las_copy import NewDimension, check_copy, copy_points
+from fusion3d.io.las_layout import POINT_SUFFIXES
 from fusion3d.mapping.point_spill import PointSpill, place_of
-from fusion3d.prepare.scene import POINT_SUFFIXES, expand
+from fusion3d.prepare.scene import expand
 from fusion3d.progress import progress_bar
 from fusion3d.tasks.segmentation.asprs import UNCLASSIFIED, class_name
 from fusion3d.tasks.segmentation.cloud import Cloud

@@ -27,9 +27,9 @@ from fusion3d.grid import Grid, Window, map_crs, same_map_crs, vertical_unit
 from fusion3d.io.alignment import planar
 from fusion3d.io.geotiff import CogWriter
 from fusion3d.io.las import read_chunks
-from fusion3d.io.las_layout import NOISE_CLASSES
+from fusion3d.io.las_layout import NOISE_CLASSES, POINT_SUFFIXES
 from fusion3d.mapping.cell_statistics import CellStatistics, cell_statistics, cells_in
-from fusion3d.prepare.scene import POINT_SUFFIXES, AlsSource, Scene, expand
+from fusion3d.prepare.scene import AlsSource, Scene, expand
 from fusion3d.prepare.tiles import Tile, same_content, scan_tile
 from fusion3d.tasks.metric_catalogue import CATALOGUE
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fusion3d.errors import InputError
 from fusion3d.io.binary_file import filesystem, is_url, remote_error
-from fusion3d.prepare.scene import POINT_SUFFIXES
+from fusion3d.io.las_layout import POINT_SUFFIXES
 
 _MODIFIED = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created")
 """Names under which file systems tell when a file was written."""

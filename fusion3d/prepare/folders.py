@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusion3d.errors import ConfigError
-from fusion3d.prepare.scene import GEDI_SUFFIXES, POINT_SUFFIXES
+from fusion3d.io.gedi_hdf5 import HDF5_ENDINGS
+from fusion3d.io.las_layout import POINT_SUFFIXES
+from fusion3d.io.series import SUFFIXES as RASTER_SUFFIXES
 
-RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
 _SAY = "say of which sensor with --ortho, --s2, --s1, --hsi or --raster NAME=PATH"
 _NAMED = 3
 
@@ -37,7 +38,7 @@ def sort_inputs(inputs: Iterable[str]) -> Inputs:
         suffix = Path(item).suffix.lower()
         if suffix in RASTER_SUFFIXES:
             raise ConfigError(f"{item} is a raster: {_SAY}")
-        if suffix in GEDI_SUFFIXES:
+        if suffix in HDF5_ENDINGS:
             found.footprints.append(item)
         elif not Path(item).is_dir():
             found.tiles.append(item)
@@ -49,7 +50,7 @@ def sort_inputs(inputs: Iterable[str]) -> Inputs:
 def _look_into(folder: Path, found: Inputs) -> None:
     names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     kinds = Counter(path.suffix.lower() for path in names)
-    footprints = [str(path) for path in names if path.suffix.lower() in GEDI_SUFFIXES]
+    footprints = [str(path) for path in names if path.suffix.lower() in HDF5_ENDINGS]
     found.footprints += footprints
     if any(kinds[suffix] for suffix in POINT_SUFFIXES) or not footprints:
         found.tiles.append(str(folder))
@@ -57,7 +58,7 @@ def _look_into(folder: Path, found: Inputs) -> None:
     if rasters:
         named = ", ".join(rasters[:_NAMED]) + (", ..." if len(rasters) > _NAMED else "")
         found.notes.append(f"{folder}: {len(rasters)} rasters are left alone ({named}): {_SAY}")
-    known = (*POINT_SUFFIXES, *GEDI_SUFFIXES, *RASTER_SUFFIXES)
+    known = (*POINT_SUFFIXES, *HDF5_ENDINGS, *RASTER_SUFFIXES)
     others = {suffix or "no ending": count for suffix, count in sorted(kinds.items()) if suffix not in known}
     if others:
         told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())

@@ -15,12 +15,13 @@ import yaml
 
 from fusion3d.errors import ConfigError, InputError
 from fusion3d.io.binary_file import filesystem, is_url
+from fusion3d.io.gedi_hdf5 import HDF5_ENDINGS
+from fusion3d.io.las_layout import POINT_SUFFIXES as POINT_SUFFIXES
 from fusion3d.io.laz import MAX_DECODED_RATIO
 from fusion3d.io.place import reaching
 
 RASTER_KINDS = ("reflectance", "backscatter", "continuous", "classes")
-POINT_SUFFIXES = (".las", ".laz")
-GEDI_SUFFIXES = (".h5", ".hdf5", ".he5")
+GEDI_SUFFIXES = HDF5_ENDINGS
 
 
 @dataclass(frozen=True)
