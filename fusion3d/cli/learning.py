@@ -62,12 +62,13 @@ def embed(
     """
     from fusion3d.io.binary_file import is_url
     from fusion3d.io.delivery import delivery
+    from fusion3d.io.geotiff import is_tif
     from fusion3d.mapping.embed import default_workers
     from fusion3d.mapping.embed import embed as run
 
     chosen = listed(sensors)
     extra = {} if tile is None else {"tile": tile}
-    if picture is not None and not any(path.lower().endswith((".tif", ".tiff")) for path in target):
+    if picture is not None and not any(map(is_tif, target)):
         raise ConfigError("--picture is drawn from a COG: give --out a .tif too")
     if picture is not None and not is_url(picture) and not Path(picture).absolute().parent.is_dir():
         raise ConfigError(f"--picture {picture}: there is no folder {Path(picture).parent}")
@@ -79,7 +80,7 @@ def embed(
         for drawing in drawings:
             from fusion3d.mapping.picture import picture as draw
 
-            draw(next(path for path in target if path.lower().endswith((".tif", ".tiff"))), drawing)
+            draw(next(filter(is_tif, target)), drawing)
     if picture is not None:
         out.print(f"picture: {picture}", markup=False)
     out.print(str(summary), markup=False)

@@ -25,9 +25,27 @@ from fusion3d.io.alignment import rasterio_crs
 from fusion3d.io.pixels import Array
 from fusion3d.io.tiff_blocks import missing_block
 
+_SUFFIXES = (".tif", ".tiff")
 _TILE = 256
 _COG_BLOCK_BYTES = 8 << 20
 _FREE_SPACE = "free disk space there or write elsewhere; nothing was left under this name"
+
+
+def is_tif(path: str | Path) -> bool:
+    """Whether a path or URL is named as a GeoTIFF."""
+    return str(path).lower().endswith(_SUFFIXES)
+
+
+def check_tif_name(out: str | Path) -> None:
+    """Refuse a map that is not named as a GeoTIFF.
+
+    Raises
+    ------
+    ConfigError
+        It is not.
+    """
+    if not is_tif(out):
+        raise ConfigError(f"--out {out}: give a name that ends in .tif")
 
 
 class CogWriter:

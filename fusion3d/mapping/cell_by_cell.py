@@ -29,7 +29,7 @@ from fusion3d.errors import ConfigError, InputError
 from fusion3d.evaluation.lattice import Lattice
 from fusion3d.grid import Window, map_crs, metric_unit
 from fusion3d.io.binary_file import is_url
-from fusion3d.io.geotiff import CogWriter
+from fusion3d.io.geotiff import CogWriter, check_tif_name
 from fusion3d.io.raster import RasterFile, is_remote, open_raster
 from fusion3d.mapping.finished_blocks import FinishedBlocks, on_workers
 from fusion3d.prepare.scene import describe_file
@@ -312,8 +312,7 @@ def check_name(out: str | Path, path: str | Path) -> None:
     ConfigError
         It is one of these.
     """
-    if not str(out).lower().endswith((".tif", ".tiff")):
-        raise ConfigError(f"--out {out}: give a name that ends in .tif")
+    check_tif_name(out)
     if is_url(out) and str(out) == str(path):
         raise ConfigError(f"--out {out} is the map of embeddings itself; give another name")
 

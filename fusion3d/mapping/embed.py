@@ -25,7 +25,7 @@ from fusion3d.grid import Window
 from fusion3d.io.alignment import planar
 from fusion3d.io.binary_file import is_url
 from fusion3d.io.delivery import delivery, final_name
-from fusion3d.io.geotiff import CogWriter
+from fusion3d.io.geotiff import CogWriter, is_tif
 from fusion3d.mapping.embedded_tiles import (
     Recipe,
     checkpoint_hash,
@@ -42,7 +42,7 @@ from fusion3d.mapping.tiles import read_ahead
 from fusion3d.store import Store
 from fusion3d.workers import DEFAULT, Workers
 
-_TIFF, _PARQUET = (".tif", ".tiff"), (".parquet", ".geoparquet")
+_PARQUET = (".parquet", ".geoparquet")
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _outputs(out: str | Path | Sequence[str | Path]) -> list[str | Path]:
     if not paths:
         raise ConfigError("name a file to write with --out")
     for path in paths:
-        if not str(path).lower().endswith((*_TIFF, *_PARQUET)):
+        if not is_tif(path) and not str(path).lower().endswith(_PARQUET):
             raise ConfigError(f"--out {path}: give a name that ends in .tif (COG) or .parquet (GeoParquet)")
     if len(set(map(str, paths))) != len(paths):
         raise ConfigError("--out names the same file twice")

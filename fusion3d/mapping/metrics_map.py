@@ -19,7 +19,7 @@ from fusion3d.data.chips import NOISE_CLASSES
 from fusion3d.errors import ConfigError, StoreError
 from fusion3d.grid import Window
 from fusion3d.io.alignment import planar
-from fusion3d.io.geotiff import CogWriter
+from fusion3d.io.geotiff import CogWriter, check_tif_name
 from fusion3d.mapping.tiles import MapGrid, read_ahead
 from fusion3d.store import Store
 from fusion3d.tasks.cell_metrics import LEAST_RETURNS, CellReturns, cell_metrics
@@ -99,8 +99,7 @@ def metrics_map(
     """
     began = time.monotonic()
     path = Path(out)
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        raise ConfigError(f"--out {path}: give a name that ends in .tif")
+    check_tif_name(path)
     store = store if isinstance(store, Store) else Store.open(store)
     metrics = choose_metrics(store, names)
     check_options(min_height, least)

@@ -25,7 +25,7 @@ import fusion3d
 from fusion3d.errors import ConfigError, CRSError, Fusion3DError, InputError
 from fusion3d.grid import Grid, Window, map_crs, same_map_crs, vertical_unit
 from fusion3d.io.alignment import planar
-from fusion3d.io.geotiff import CogWriter
+from fusion3d.io.geotiff import CogWriter, check_tif_name
 from fusion3d.io.las import read_chunks
 from fusion3d.io.las_layout import NOISE_CLASSES, POINT_SUFFIXES
 from fusion3d.mapping.cell_statistics import CellStatistics, cell_statistics, cells_in
@@ -116,8 +116,7 @@ def tile_metrics(
     """
     began = time.monotonic()
     path = Path(out)
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        raise ConfigError(f"--out {path}: give a name that ends in .tif")
+    check_tif_name(path)
     chosen = _chosen(names)
     if least < 1:
         raise ConfigError(f"--min-returns must be at least 1, not {least}")
