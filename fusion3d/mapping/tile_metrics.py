@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from pyproj import CRS
-from rich.console import Console
-from rich.progress import track
 
 import fusion3d
 from fusion3d.errors import ConfigError, CRSError, Fusion3DError, InputError
@@ -31,6 +29,7 @@ from fusion3d.io.las_layout import NOISE_CLASSES, POINT_SUFFIXES
 from fusion3d.mapping.cell_statistics import CellStatistics, cell_statistics, cells_in
 from fusion3d.prepare.scene import AlsSource, Scene, expand
 from fusion3d.prepare.tiles import Tile, same_content, scan_tile
+from fusion3d.progress import progress_bar
 from fusion3d.tasks.metric_catalogue import CATALOGUE
 
 if TYPE_CHECKING:
@@ -130,9 +129,9 @@ def tile_metrics(
     )  # fmt: skip
     waiting = _Waiting(windows)
     points = left_out = mapped = 0
-    with writer:
+    with writer, progress_bar("metrics", len(tiles), progress, unit="tiles") as advance:
         order = sorted(range(len(tiles)), key=lambda number: (windows[number].row, windows[number].col, number))
-        for number in track(order, "tiles", console=Console(stderr=True), disable=not progress):
+        for number in order:
             try:
                 cell, z = _decode(tiles[number], place, windows[number])
                 left_out += tiles[number].file.count - len(z)
@@ -145,6 +144,7 @@ def tile_metrics(
             values = _bands(found, chosen, least)
             mapped += int(np.isfinite(values[0]).sum())
             writer.write(values.reshape(len(chosen), window.rows, window.cols), window.row, window.col)
+            advance()
         if not points:
             reason = set_aside[0][1] if set_aside else str(InputError(files[0], "the tiles hold no points", "check the files"))
             raise Fusion3DError(reason)

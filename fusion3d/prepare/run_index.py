@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyproj import CRS
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fusion3d.errors import Fusion3DError, InputError
 from fusion3d.grid import parse_crs
 from fusion3d.prepare.archive_files import list_archive
 from fusion3d.prepare.tile_index import Archive, read_archive
 from fusion3d.prepare.tile_index_checks import Finding, check_archive
-from fusion3d.prepare.tile_index_gpkg import refuse_others, write_geopackage
+from fusion3d.prepare.tile_index_gpkg import refuse_others, write_index
 from fusion3d.prepare.tile_index_vpc import write_vpc
+from fusion3d.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,10 @@ def index_archive(patterns: Iterable[str], out: str | Path, *, crs: CRS | str | 
     refuse_others(out)
     assumed = None if crs is None else parse_crs(crs)
     files, lost = list_archive(patterns)
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
-        bar = bars.add_task("read headers", total=len(files))
-        archive = read_archive(files, assumed, set_aside=lost, advance=lambda: bars.advance(bar))
+    with progress_bar("read headers", len(files), not quiet, unit="files") as advance:
+        archive = read_archive(files, assumed, set_aside=lost, advance=advance)
     if not archive.tiles:
         more = f" (and {len(archive.set_aside) - 1:,} more files that cannot be used)" if len(archive.set_aside) > 1 else ""
         raise Fusion3DError(archive.set_aside[0][1] + more)
     findings = tuple(check_archive(archive))
-    return Index(archive, findings, write_geopackage(out, archive, findings), write_vpc(out.with_suffix(".vpc"), archive))
+    return Index(archive, findings, write_index(out, archive, findings), write_vpc(out.with_suffix(".vpc"), archive))

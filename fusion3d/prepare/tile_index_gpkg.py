@@ -22,7 +22,7 @@ _UTC = 100
 """GDAL's number of the time zone."""
 
 
-def write_geopackage(path: str | Path, archive: Archive, findings: Sequence[Finding]) -> Path:
+def write_index(path: str | Path, archive: Archive, findings: Sequence[Finding]) -> Path:
     """Write an index, whole or not at all.
 
     Layers, in the CRS of most tiles: `tiles` (a rectangle and the facts of each tile, `problems` in words), `gaps` (polygons with

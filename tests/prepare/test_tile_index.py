@@ -11,7 +11,7 @@ from fusion3d.prepare.archive_files import list_archive
 from fusion3d.prepare.selection import read_index
 from fusion3d.prepare.tile_index import describe_crs, read_archive
 from fusion3d.prepare.tile_index_checks import check_archive
-from fusion3d.prepare.tile_index_gpkg import write_geopackage
+from fusion3d.prepare.tile_index_gpkg import write_index
 from fusion3d.prepare.tile_index_vpc import write_vpc
 from tests.prepare.archives import X0, Y0, write_grid, write_tile
 
@@ -96,7 +96,7 @@ def test_tiles_far_outside_of_the_map_do_not_stop_the_index(tmp_path):
     archive = indexed(tmp_path)
     assert archive.crs == CRS.from_epsg(2154)
     assert len(archive.tiles) == 7
-    write_geopackage(tmp_path / "i.gpkg", archive, check_archive(archive))
+    write_index(tmp_path / "i.gpkg", archive, check_archive(archive))
     write_vpc(tmp_path / "i.vpc", archive)
     for name in ("i.gpkg", "i.vpc"):
         assert len(read_index(tmp_path / name)) == 7
