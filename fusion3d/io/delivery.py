@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from fusion3d.errors import InputError
-from fusion3d.io.binary_file import is_url
+from fusion3d.io.place import Place
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "memory"})
 """Where a file appears when all of it is there; elsewhere it gets its name afterwards."""
 _LOCK = "lock"
-_FILE = "file://"
 
 
 def final_name(path: str | Path) -> Path | str:
     """What a file is called in the end: a URL stays one."""
-    return str(path) if _is_remote(path) else _local_path(path)
+    return Place.of(path).local or str(path)
 
 
 @contextmanager
@@ -49,9 +48,10 @@ def delivery(paths: Sequence[str | Path]) -> Iterator[tuple[Path, ...]]:
         A file cannot be written there, which is tried before the body runs; or another run is making it. Where sending fails,
         the error says where the finished files are.
     """
-    remote = [str(path) for path in paths if _is_remote(path)]
+    finals = [final_name(path) for path in paths]
+    remote = [name for name in finals if isinstance(name, str)]
     if not remote:
-        yield tuple(_local_path(path) for path in paths)
+        yield tuple(Path(name) for name in finals)
         return
     systems = {folder: _reached(folder, path) for path in remote for folder in [_folder(path)]}
     local = _local_folder(remote[0])
@@ -63,7 +63,7 @@ def delivery(paths: Sequence[str | Path]) -> Iterator[tuple[Path, ...]]:
                 leftover.unlink()
         made = {path: places[_folder(path)] / path.rpartition("/")[2] for path in remote}
         try:
-            yield tuple(made[str(path)] if _is_remote(path) else _local_path(path) for path in paths)
+            yield tuple(made[name] if isinstance(name, str) else name for name in finals)
             # the first file of the first folder comes last
             for folder, place in reversed(places.items()):
                 for file in sorted(_files(place), key=lambda file: file == made[remote[0]]):
@@ -77,14 +77,6 @@ def delivery(paths: Sequence[str | Path]) -> Iterator[tuple[Path, ...]]:
                     place.rmdir()
             if [path.name for path in local.iterdir()] == [_LOCK]:
                 shutil.rmtree(local, ignore_errors=True)
-
-
-def _is_remote(path: str | Path) -> bool:
-    return is_url(str(path)) and not str(path).startswith(_FILE)
-
-
-def _local_path(path: str | Path) -> Path:
-    return Path(str(path).removeprefix(_FILE))
 
 
 def _folder(url: str) -> str:
