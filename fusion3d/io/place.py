@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import fsspec
 
 from fusion3d.errors import InputError
 from fusion3d.io.binary_file import filesystem, is_url, remote_error
+
+_WRITTEN = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created")
+"""Names under which file systems tell when a file was written."""
 
 
 @contextmanager
@@ -25,6 +30,19 @@ def reaching(url: str) -> Iterator[None]:
         raise
     except Exception as error:  # each file system has errors of its own
         raise remote_error(url, error) from None
+
+
+def written_at(facts: Mapping[str, Any]) -> datetime.datetime | None:
+    """When a file was last written (UTC), by what its file system tells of it; None where it does not say."""
+    value = next((facts[key] for key in _WRITTEN if facts.get(key) is not None), None)
+    if isinstance(value, str):
+        with suppress(ValueError):  # what a web server says (RFC 9110), unless it is no date
+            return parsedate_to_datetime(value).astimezone(datetime.UTC)
+    if isinstance(value, (int, float)):
+        return datetime.datetime.fromtimestamp(value, datetime.UTC)
+    if not isinstance(value, datetime.datetime):
+        return None
+    return value.astimezone(datetime.UTC) if value.tzinfo else value.replace(tzinfo=datetime.UTC)
 
 
 @dataclass(frozen=True)

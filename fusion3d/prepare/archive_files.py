@@ -6,18 +6,14 @@ import datetime
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 from fusion3d.errors import InputError
-from fusion3d.io.binary_file import filesystem, is_url, remote_error
+from fusion3d.io.binary_file import filesystem, is_url
 from fusion3d.io.las_layout import POINT_SUFFIXES
-
-_MODIFIED = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created")
-"""Names under which file systems tell when a file was written."""
+from fusion3d.io.place import reaching, written_at
 
 
 @dataclass(frozen=True)
@@ -105,27 +101,13 @@ def _described(path: str) -> ListedFile:
 
 def _remote(url: str) -> Iterator[ListedFile]:
     system, path = filesystem(url)
-    try:
+    with reaching(url):
         if url.lower().endswith(POINT_SUFFIXES) and not glob.has_magic(path):
             entries: dict[str, Any] = {path: system.info(path)}
         elif glob.has_magic(path):
             entries = system.glob(path, detail=True)
         else:
             entries = system.find(path, detail=True)
-    except Exception as error:
-        raise remote_error(url, error) from None
     for name, entry in entries.items():
         if entry.get("type") == "file" and name.lower().endswith(POINT_SUFFIXES) and not Path(name).name.startswith("."):
-            modified = next((entry[key] for key in _MODIFIED if entry.get(key) is not None), None)
-            yield ListedFile(system.unstrip_protocol(name), int(entry["size"] or 0), _as_time(modified))
-
-
-def _as_time(value: Any) -> datetime.datetime | None:
-    if isinstance(value, str):
-        with suppress(ValueError):  # what a web server says (RFC 9110), unless it is no date
-            return parsedate_to_datetime(value).astimezone(datetime.UTC)
-    if isinstance(value, (int, float)):
-        return datetime.datetime.fromtimestamp(value, datetime.UTC)
-    if not isinstance(value, datetime.datetime):
-        return None
-    return value.astimezone(datetime.UTC) if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+            yield ListedFile(system.unstrip_protocol(name), int(entry["size"] or 0), written_at(entry))

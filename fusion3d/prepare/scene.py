@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import glob
 import hashlib
 import json
@@ -18,7 +17,7 @@ from fusion3d.io.binary_file import filesystem, is_url
 from fusion3d.io.gedi_hdf5 import HDF5_ENDINGS
 from fusion3d.io.las_layout import POINT_SUFFIXES as POINT_SUFFIXES
 from fusion3d.io.laz import MAX_DECODED_RATIO
-from fusion3d.io.place import reaching
+from fusion3d.io.place import reaching, written_at
 
 RASTER_KINDS = ("reflectance", "backscatter", "continuous", "classes")
 GEDI_SUFFIXES = HDF5_ENDINGS
@@ -272,14 +271,20 @@ def _remote_files(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def describe_file(path: str) -> dict[str, Any]:
-    """Name, size and modification time (ns) of a source: what provenance and resume go by."""
+    """Name, bytes and modification time (ns; 0 where a server keeps it to itself) of a source, for provenance and resume.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it cannot be reached.
+    """
     if is_url(path):
         with reaching(path):
             fs, name = filesystem(path)
             facts = fs.info(name)
-            changed = facts.get("LastModified") or facts.get("mtime") or facts.get("created")
-            when = changed.timestamp() if isinstance(changed, datetime.datetime) else float(changed or 0)
-            return {"path": path, "size": int(facts.get("size") or 0), "mtime_ns": round(when * 1e9)}
+            written = written_at(facts)
+            when = 0 if written is None else round(written.timestamp() * 1e9)
+            return {"path": path, "size": int(facts.get("size") or 0), "mtime_ns": when}
     try:
         stat = Path(path).stat()
     except OSError as error:
