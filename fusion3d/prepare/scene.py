@@ -89,7 +89,8 @@ class Scene:
 
     Parameters
     ----------
-    crs : CRS of the grid; files in another are reprojected, files without one are taken to be in it. None: that of the first file
+    crs : CRS of the grid; files in another are reprojected, files without one are taken to be in it. None: that of most tiles,
+        else of the first raster
     column, voxel : metres
     block : columns
     bounds : xmin, ymin, xmax, ymax in the grid's CRS; None covers every point cloud, else every raster,
