@@ -51,7 +51,9 @@ def metrics(
     Of a store, the plot metrics of the area-based approach: a map for `fusion3d fit`. Of tiles, extremes, mean, number and
     percentiles of Z in one decode; tiles that cannot be used are set aside.
     """
-    if len(sources) == 1 and (Path(sources[0]) / "zarr.json").exists():
+    from fusion3d.store.reader import is_store
+
+    if len(sources) == 1 and is_store(sources[0]):
         if ground or crs:
             raise ConfigError("--ground and --crs are for tiles: a store has its heights and its CRS")
         from fusion3d.mapping.metrics_map import metrics_map

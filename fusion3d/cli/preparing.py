@@ -190,13 +190,13 @@ def _raster_option(text: str) -> tuple[str, str, str]:
 @app.command()
 def info(paths: Annotated[list[str], typer.Argument(help="Stores, LAS/LAZ/COPC, rasters or GEDI files.")]) -> None:
     """What a store, a point cloud, a raster or a GEDI file holds."""
-    from fusion3d.io.place import Place
     from fusion3d.prepare.summary import describe_store
+    from fusion3d.store.reader import is_store
 
     failed = False
     for path in paths:
         try:
-            if (Place.of(path) / "zarr.json").exists():
+            if is_store(path):
                 text = describe_store(path)
             else:
                 from fusion3d.io.description import describe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,6 +25,19 @@ from fusion3d.store.writer import FOOTPRINT_COLUMNS
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether a path or URL has what every column store has at its root.
+
+    Raises
+    ------
+    InputError
+        The URL's place cannot be reached.
+    """
+    root = Place.of(path)
+    with reaching(str(path)) if root.local is None else nullcontext():
+        return (root / "zarr.json").exists()
 
 
 @dataclass(frozen=True)
