@@ -7,7 +7,6 @@ one by one, each whole or not at all. Local files are made where they belong.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion3d.errors import InputError
+from fusion3d.io.lock import take_lock
 from fusion3d.io.place import Place
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "memory"})
@@ -135,9 +135,8 @@ def _local_folder(url: str) -> Path:
 
 @contextmanager
 def _locked(folder: Path, path: str) -> Iterator[None]:
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(path, "another run is making this file", "wait for it, or give another --out") from None
+    lock = take_lock(folder / _LOCK)
+    if lock is None:
+        raise InputError(path, "another run is making this file", "wait for it, or give another --out")
+    with lock:
         yield

@@ -13,7 +13,6 @@ A block appears under its name when it is complete. The checksums of the archive
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ import numpy.typing as npt
 
 from fusion3d.errors import Fusion3DError, InputError
 from fusion3d.grid import Window
+from fusion3d.io.lock import take_lock
 from fusion3d.io.whole_file import whole_file, write_whole
 from fusion3d.progress import progress_bar
 from fusion3d.workers import Lost, Workers
@@ -67,16 +67,14 @@ class FinishedBlocks:
             self.folder.mkdir(exist_ok=True)
             if any(self.folder.iterdir()) and not (self.folder / "lock").exists():
                 raise InputError(self.folder, "holds files that are of no unfinished map", "move the folder away")
-            self._lock = (self.folder / "lock").open("w")
+            lock = take_lock(self.folder / "lock")
         except OSError as error:
             raise InputError(
                 self.folder, f"cannot be written ({error.strerror})", "check the folder and the free space"
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise InputError(map_file, "another run is making this map", "wait for it, or give another --out") from None
+        if lock is None:
+            raise InputError(map_file, "another run is making this map", "wait for it, or give another --out")
+        self._lock = lock
         self.differing = self._prepare(json.loads(json.dumps(dict(key))))
 
     def _prepare(self, key: dict[str, Any]) -> tuple[str, ...]:

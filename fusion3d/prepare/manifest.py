@@ -5,15 +5,15 @@ On this machine a file to which lines are appended. Object stores cannot append:
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 import uuid
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from fusion3d.errors import StoreError
+from fusion3d.io.lock import take_lock
 from fusion3d.io.place import Place
 
 NAME = "manifest.jsonl"
@@ -40,7 +40,7 @@ class Manifest:
 
     def __init__(self, folder: Place, key: str) -> None:
         self._folder, self._place = folder, folder / NAME
-        self._lock: Any = None
+        self._lock: TextIO | None = None
         self._file: BinaryIO | None = None
         self._held: list[bytes] = []
         self._flushed = time.monotonic()
@@ -49,7 +49,9 @@ class Manifest:
             if not self._done:
                 (self._place / _FIRST).write(_line({"key": key}))
             return
-        self._lock = (folder.local / "lock").open("w")
+        self._lock = take_lock(folder.local / "lock")
+        if self._lock is None:
+            raise StoreError(folder.local, "another run is making this store", "wait for it, or choose another --out")
         try:
             self._done = self._read_file(folder.local / NAME, key)
         except BaseException:
@@ -58,10 +60,6 @@ class Manifest:
         self._file = (folder.local / NAME).open("ab")
 
     def _read_file(self, path: Path, key: str) -> dict[str, Any]:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(path.parent, "another run is making this store", "wait for it, or choose another --out") from None
         # The last line of a killed run may be cut: only lines that end in a newline count.
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         done = self._read(lines, key)
@@ -123,9 +121,10 @@ class Manifest:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._lock.close()
         else:
             self._flush()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def _line(entry: dict[str, Any]) -> bytes:

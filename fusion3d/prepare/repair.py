@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from fusion3d.errors import Fusion3DError, StoreError
 from fusion3d.grid import Window
+from fusion3d.io.lock import take_lock
 from fusion3d.io.place import Place
 from fusion3d.prepare.blocks import build_block
 from fusion3d.prepare.footprints import collect_footprints
@@ -100,11 +100,10 @@ def _workplace(path: str) -> Iterator[Path]:
     if work.exists() and not {item.name for item in work.iterdir()} <= _OWN:
         raise StoreError(work, "exists and is not the work of `fusion3d doctor --repair`", "move it away")
     work.mkdir(exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(path, "another repair of this store is at work", "wait for it") from None
+    lock = take_lock(work / "lock")
+    if lock is None:
+        raise StoreError(path, "another repair of this store is at work", "wait for it")
+    with lock:
         for name in _OWN - {"lock"}:
             shutil.rmtree(work / name, ignore_errors=True)
         try:
