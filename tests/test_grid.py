@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyproj import CRS, Transformer
 
 from fusion3d.errors import ConfigError, CRSError
-from fusion3d.grid import Grid, Window, map_crs, parse_crs, same_map_crs, vertical_unit
+from fusion3d.grid import Grid, Window, map_crs, moved_bounds, parse_crs, rough_unit, same_map_crs, vertical_unit
 
 LAMBERT_93 = "EPSG:2154"
 
@@ -128,3 +131,23 @@ def test_every_point_lies_in_the_half_open_cell_it_is_given(x_cm, y_cm, column):
     slack = 1e-6 * column + 1e-8
     assert xmin - slack <= x < xmax
     assert ymin < y <= ymax + slack
+
+
+def test_bounds_in_another_crs_hold_the_bulge_of_their_edges():
+    lambert, degrees = CRS.from_epsg(2154), CRS.from_epsg(4326)
+    to_degrees = Transformer.from_crs(2154, 4326, always_xy=True)
+    _, corner = to_degrees.transform(300_000, 6_900_000)
+    _, middle = to_degrees.transform(700_000, 6_900_000)
+    assert middle > corner + 0.1
+    assert moved_bounds((300_000, 6_200_000, 1_100_000, 6_900_000), lambert, degrees)[3] == pytest.approx(middle, abs=1e-3)
+
+
+def test_heights_of_a_crs_leave_bounds_as_they_are():
+    bounds = (651_000.0, 6_861_000.0, 652_000.0, 6_862_000.0)
+    assert moved_bounds(bounds, CRS.from_user_input("EPSG:2154+5720"), CRS.from_epsg(2154)) == bounds
+
+
+def test_unit_of_a_map_in_degrees_is_that_of_the_equator():
+    # WGS84 has a radius of 6,378,137 m there
+    assert rough_unit(CRS.from_epsg(4326)) == pytest.approx(2 * math.pi * 6_378_137 / 360, rel=1e-5)
+    assert rough_unit(CRS.from_epsg(2263)) == pytest.approx(1200 / 3937)
