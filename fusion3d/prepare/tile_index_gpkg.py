@@ -13,6 +13,7 @@ import shapely
 from pyproj import CRS
 
 from fusion3d.errors import InputError
+from fusion3d.io.geopackage import check_geopackage
 from fusion3d.io.whole_file import whole_file
 from fusion3d.prepare.tile_index import Archive, TileFacts, describe_crs
 from fusion3d.prepare.tile_index_checks import Finding
@@ -88,6 +89,7 @@ def _write_layer(
         driver="GPKG", geometry_type="MultiPolygon" if multi else "Polygon", promote_to_multi=multi, crs=_stated(crs),
         append=path.exists(), gdal_tz_offsets=zones,
     )  # fmt: skip
+    check_geopackage(path, layer, len(geometry))
 
 
 def _stated(crs: CRS | None) -> str | None:
