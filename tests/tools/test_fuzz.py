@@ -13,7 +13,7 @@ import pytest
 from tools.fuzz.targets import TARGETS, check, corpus
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 15
+SECONDS = 8
 
 
 @pytest.mark.parametrize("target", TARGETS)
