@@ -150,6 +150,16 @@ def geopackage(path: Path) -> None:
     write_points(path, {"agbd": at}, 652000 + at, 6862000 + at, LAMBERT, datetime.date(2024, 7, 1))
 
 
+def tile_index(path: Path) -> None:
+    from fusion3d.prepare.archive_files import list_archive
+    from fusion3d.prepare.tile_index import read_archive
+    from fusion3d.prepare.tile_index_checks import check_archive
+    from fusion3d.prepare.tile_index_gpkg import write_index
+
+    archive = read_archive(list_archive([str(path.with_name("source.laz"))])[0])
+    write_index(path, archive, check_archive(archive))
+
+
 def picture(path: Path) -> None:
     from fusion3d.mapping.picture import picture
 
@@ -174,6 +184,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "plots.geojson": geojson,
     "truth.gpkg": geopackage,
     "trees.gpkg": points_file,
+    "tiles.gpkg": tile_index,
     "picture.png": picture,
 }
 
@@ -181,7 +192,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_full_disk_is_told_in_one_line_and_leaves_what_was_there(tmp_path, name):
     write, path = WRITERS[name], tmp_path / name
-    if write is copy_of_points:
+    if write in (copy_of_points, tile_index):
         points(tmp_path / "source.laz")
     if write is picture:
         cog(tmp_path / "source.tif")
