@@ -43,7 +43,7 @@ def main() -> None:
     run("prepare", scene / "scene.yaml", "--voxel", "1", "--out", store)
     run("pretrain", "--config", CONFIG, "--data.store", store, "--out", trained, *steps)
     run("evaluate", trained, store, "--out", trained / "retrieval.json")
-    run("embed", trained, store, "--tile", "32", "--out", embedding)
+    run("embed", trained, store, "--tile", "32", "--workers", "1", "--out", embedding)
     labels = ("--labels", scene / "labels" / "plots.gpkg", "--target", "agb", "--unit", "Mg/ha")
     run("fit", "--task", "biomass", embedding, *labels, "--store", store, "--out", biomass)
     run("map", biomass, embedding, "--out", trained / "agb.tif")
