@@ -39,7 +39,11 @@ def installed(path: Sequence[str] | None = None) -> dict[str, Distribution]:
     """Distributions of spconv and cumm by name, on `path` or `sys.path`."""
     found: dict[str, Distribution] = {}
     for distribution in distributions(path=list(sys.path if path is None else path)):
-        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        try:
+            name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        except FileNotFoundError:
+            # the package importlib_metadata, which others import, takes the place of Python's own and raises instead
+            continue
         if _NAME.fullmatch(name):
             found.setdefault(name, distribution)
     return found

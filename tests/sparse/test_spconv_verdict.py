@@ -69,7 +69,9 @@ def test_two_builds_at_once_are_refused(site, builds):
     assert f"pip uninstall -y {names[0]} {names[1]}" in found
 
 
-def test_metadata_without_a_name_is_passed_over(site, tmp_path):
+@pytest.mark.parametrize("finder", ["importlib.metadata", "importlib_metadata"])
+def test_metadata_without_a_name_is_passed_over(site, tmp_path, monkeypatch, finder):
+    monkeypatch.setattr(spconv_verdict, "distributions", pytest.importorskip(finder).distributions)
     (tmp_path / "broken-1.dist-info").mkdir()
     assert spconv_verdict.install_problem(site(spconv_cu126="2.3.8")) == ""
 
