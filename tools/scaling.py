@@ -171,7 +171,7 @@ def stop(process: int) -> None:
             continue
 
 
-def hit(kind: str, tiles: Sequence[str], out: Path, pieces: int) -> str:
+def hit(kind: str, tiles: Sequence[str], out: Path, pieces: int, total: int) -> str:
     """Prepare until so many pieces are done, kill something, and see that the store gets done; what happened, in words."""
     with cluster(2) as (address, scheduler, crew):
         options = ("--scheduler", address)
@@ -185,7 +185,7 @@ def hit(kind: str, tiles: Sequence[str], out: Path, pieces: int) -> str:
             stop(process.pid if kind == "run" else scheduler.pid)
         _, said = process.communicate(timeout=300)
     if process.returncode == 0:
-        return f"{done} pieces were done, went on to the end"
+        return f"{done} of {total} pieces were done, went on to the end"
     if kind == "worker":
         raise SystemExit(f"scaling: a killed worker stopped the run: {said}")
     if kind == "scheduler" and (said.count("\n") != 1 or "Traceback" in said):
@@ -193,7 +193,7 @@ def hit(kind: str, tiles: Sequence[str], out: Path, pieces: int) -> str:
     finished = subprocess.run(command(tiles, out, "--workers", "2"), capture_output=True, text=True, check=False)
     if finished.returncode:
         raise SystemExit(f"scaling: cannot resume: {finished.stderr}")
-    return f"{done} pieces were done, resumed"
+    return f"{done} of {total} pieces were done, resumed"
 
 
 def lines_of(out: Path) -> int:
@@ -222,10 +222,10 @@ def kill(times: int, tiles: int, density: float, seed: int, folder: Path) -> Ite
         for number in range(times):
             kind, pieces = KINDS[number % len(KINDS)], draw.randrange(tiles + blocks)
             out = Path(place) / "s.zarr"
-            told = hit(kind, names, out, pieces)
+            told = hit(kind, names, out, pieces, tiles + blocks)
             if not same(out, whole):
                 raise SystemExit(f"scaling: killed {kind} after {pieces} pieces: the store differs")
-            yield f"{number + 1:2d}  {kind:<9}  {told} of {tiles + blocks}; the same bytes"
+            yield f"{number + 1:2d}  {kind:<9}  {told}; the same bytes"
             subprocess.run(["rm", "-r", str(out)], check=True)
     yield f"{times} kills, {times} stores bit-identical to the one that was not disturbed"
 
