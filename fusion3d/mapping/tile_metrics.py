@@ -28,7 +28,7 @@ from fusion3d.io.las import read_chunks
 from fusion3d.io.las_layout import NOISE_CLASSES, POINT_SUFFIXES
 from fusion3d.mapping.cell_statistics import CellStatistics, cell_statistics, cells_in
 from fusion3d.prepare.scene import AlsSource, Scene, expand
-from fusion3d.prepare.tiles import Tile, same_content, scan_tile
+from fusion3d.prepare.tiles import Contents, Tile, scan_tile, unusable
 from fusion3d.progress import progress_bar
 from fusion3d.tasks.metric_catalogue import CATALOGUE
 
@@ -221,25 +221,18 @@ def _ranks(names: Sequence[str]) -> Float64:
 
 def _usable(paths: list[str], crs: str | None, set_aside: list[tuple[str, str]]) -> list[Tile]:
     """Tiles with points whose header is sound, each content once."""
-    source, tiles, alike = AlsSource(tuple(paths)), [], dict[object, list[Tile]]()
+    source, tiles, contents = AlsSource(tuple(paths)), [], Contents()
     for path in paths:
         try:
             tile = scan_tile(path, source, crs)
-            twins = alike.setdefault((tile.file.count, tile.file.bounds, tile.file.z_bounds), [])
-            twin = next((other for other in twins if same_content(tile.file, other.file)), None)
-            if twin is not None:
-                raise InputError(
-                    path, f"is the same file as {twin.file.path}", "leave one of them out: its points would count twice"
-                )
-            twins.append(tile)
+            contents.add(tile.file)
         except Fusion3DError as error:
             set_aside.append((path, str(error)))
             continue
         if tile.file.count:
             tiles.append(tile)
     if not tiles:
-        more = f" (and {len(set_aside) - 1} more files that cannot be used)" if len(set_aside) > 1 else ""
-        raise Fusion3DError(set_aside[0][1] + more) if set_aside else InputError(paths[0], "holds no points", "check the files")
+        raise unusable(set_aside) if set_aside else InputError(paths[0], "holds no points", "check the files")
     for tile in tiles[1:]:
         if not same_map_crs(tile.crs, tiles[0].crs):
             names = map_crs(tile.crs).name, map_crs(tiles[0].crs).name

@@ -156,8 +156,8 @@ class Assembly:
                 read.update(result["read"])
                 inside.update(result["inside"])
                 groups.decoded(number, [parse_block_name(name) for name in result["blocks"]])
-            if inside and not source.normalized:
-                self._require_ground(source, good, inside)
+            if decoded == len(tiles) and good:
+                self._check_points(source, good, read, inside)
             built += self._build(groups, layout, source, built)
         self.set_aside.extend(
             (tile.file.path, failure)
@@ -167,10 +167,7 @@ class Assembly:
         if not good:
             return None
         good.sort()
-        if read and not inside:
-            raise InputError(tiles[good[0]].file.path, "no point of any tile lies inside the grid", "check --bounds and --crs")
         if not source.normalized:
-            self._require_ground(source, good, inside)
             self._note_ground(source, good)
         self.writer.tidy(block_name(*block) for block in groups.blocks)
         return self._als_layout(layout, source, good, read, inside, groups.blocks)
@@ -204,10 +201,14 @@ class Assembly:
     def _parts(self) -> str:
         return str(self.work / "parts")
 
-    def _require_ground(self, source: AlsSource, good: list[int], inside: Counter[str]) -> None:
-        if not any(inside[str(number)] for number in source.ground_class):
+    def _check_points(self, source: AlsSource, good: list[int], read: Counter[str], inside: Counter[str]) -> None:
+        """Refuse tiles that hold nothing for the grid, or no ground: known when all are decoded, not before."""
+        path = self.sources.tiles[min(good)].file.path
+        if read and not inside:
+            raise InputError(path, "no point of any tile lies inside the grid", "check --bounds and --crs")
+        if not source.normalized and not any(inside[str(number)] for number in source.ground_class):
             raise InputError(
-                self.sources.tiles[good[0]].file.path,
+                path,
                 f"no ground points (class {', '.join(map(str, source.ground_class))}) in any tile",
                 "classify ground first, or pass --normalized if heights are above ground already",
             )

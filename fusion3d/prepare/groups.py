@@ -41,22 +41,24 @@ class TileGroups:
         self._near = [grid.blocks_in(window.buffered(self._ring)) for window in windows]
         self._waiting = Counter(block for blocks in self._near for block in blocks)
         self._held: dict[Block, list[int]] = {}
-        self._built: set[Block] = set()
+        self._pending: set[Block] = set()
 
     def decoded(self, number: int, blocks: Sequence[Block]) -> None:
         """A tile has been decoded (or cannot be): it has points in these blocks."""
         for block in blocks:
+            if block not in self._held:
+                self._pending.add(block)
             self._held.setdefault(block, []).append(number)
         self._waiting.subtract(self._near[number])
 
     def ready(self) -> dict[Block, list[int]]:
         """Blocks that can be built now, in order, each with the tiles that hold points of it or of what lies within reach."""
+        complete = sorted(block for block in self._pending if self._waiting[block] == 0)
+        self._pending.difference_update(complete)
         found = {}
-        for block in sorted(self._held):
-            if block not in self._built and self._waiting[block] == 0:
-                self._built.add(block)
-                around = self._grid.blocks_in(self._grid.block_window(*block).buffered(self._ring))
-                found[block] = sorted({number for other in around for number in self._held.get(other, ())})
+        for block in complete:
+            around = self._grid.blocks_in(self._grid.block_window(*block).buffered(self._ring))
+            found[block] = sorted({number for other in around for number in self._held.get(other, ())})
         return found
 
     @property

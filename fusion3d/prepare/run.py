@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion3d import __version__
-from fusion3d.errors import Fusion3DError, InputError, StoreError
+from fusion3d.errors import Fusion3DError, StoreError
 from fusion3d.grid import map_crs
 from fusion3d.io.pixels import RasterSource
 from fusion3d.io.place import Place
@@ -39,7 +39,7 @@ from fusion3d.prepare.scene import (
     with_files,
 )
 from fusion3d.prepare.tile_place import check_place, without_degrees
-from fusion3d.prepare.tiles import Tile, same_content, scan_tile
+from fusion3d.prepare.tiles import Contents, Tile, scan_tile, unusable
 from fusion3d.store.layout import StoreAttributes
 from fusion3d.store.reader import Store
 from fusion3d.store.writer import StoreWriter, replace_folder
@@ -127,7 +127,7 @@ def _make(
             work.remove()
         sources = _check(scene, als, gedi, files, set_aside)
         if set_aside and not (sources.tiles or sources.rasters or sources.gedi):
-            raise _nothing_left(set_aside)
+            raise unusable(set_aside)
         grid, tiles = place_grid(scene, sources, set_aside, notes)
         sources = replace(sources, tiles=tiles)
         work.make()
@@ -137,7 +137,7 @@ def _make(
             attributes = replace(run.all(), configuration=configuration(scene), configuration_hash=key)
         if not any((attributes.als, attributes.rasters, attributes.gedi)):
             work.remove()
-            raise _nothing_left(set_aside)
+            raise unusable(set_aside)
         aside = tuple({"path": Path(path).name, "reason": reason} for path, reason in sorted(set_aside))
         attributes = replace(attributes, set_aside=aside)
         run.writer.write_attributes(attributes)
@@ -191,12 +191,6 @@ def _own(work: Place) -> None:
         )
 
 
-def _nothing_left(set_aside: list[tuple[str, str]]) -> Fusion3DError:
-    reasons = [reason for _, reason in set_aside]
-    more = f" (and {len(reasons) - 1} more sources that cannot be used)" if len(reasons) > 1 else ""
-    return Fusion3DError(reasons[0] + more)
-
-
 def _replace(new: Path, out: Path) -> None:
     if out.exists():
         replace_folder(new, out)
@@ -208,21 +202,15 @@ def _check(
     scene: Scene, als: list[str], gedi: list[str], files: list[dict[str, Any]], set_aside: list[tuple[str, str]]
 ) -> Sources:
     tiles: list[Tile] = []
-    alike: dict[tuple[Any, ...], list[Tile]] = {}
+    contents = Contents()
     rasters: dict[str, RasterSource] = {}
     for path in als:
         try:
             assert scene.als is not None
             tile = scan_tile(path, scene.als, scene.crs)
             check_place(tile)
-            others = alike.setdefault((tile.file.count, tile.file.bounds, tile.file.z_bounds), [])
-            twin = next((other for other in others if same_content(tile.file, other.file)), None)
-            if twin is not None:
-                raise InputError(
-                    path, f"is the same file as {twin.file.path}", "leave one of them out: its points would count twice"
-                )
+            contents.add(tile.file)
             tiles.append(tile)
-            others.append(tile)
         except Fusion3DError as error:
             set_aside.append((path, str(error)))
     if scene.crs is None:

@@ -43,13 +43,14 @@ def near_tiles(tiles: list[Tile], crs: CRS) -> tuple[list[Tile], list[tuple[str,
 
     Far outside of its area of use a projection gives numbers without meaning, and a grid of half the globe.
     """
-    near = [tile for tile in tiles if not _far(tile, map_crs(crs), _GRID_MARGIN)]
-    if not near:
+    far = [_far(tile, map_crs(crs), _GRID_MARGIN) for tile in tiles]
+    if all(far):
         return tiles, []
-    kept = {id(tile) for tile in near}
-    reasons = []
-    for tile in tiles:
-        if id(tile) not in kept:
+    near, reasons = [], []
+    for tile, away in zip(tiles, far, strict=True):
+        if not away:
+            near.append(tile)
+        else:
             own = "which it is taken to be in" if tile.file.crs is None else f"it is in {map_crs(tile.crs).name}"
             problem = f"lies far outside of where {map_crs(crs).name}, the CRS of the grid, is used ({own})"
             error = CRSError(tile.file.path, problem, "check its CRS, or prepare it apart")

@@ -61,6 +61,27 @@ def same_content(one: PointFile, other: PointFile) -> bool:
     return digest(one.path) == digest(other.path)
 
 
+class Contents:
+    """Tiles that were met, by what their headers say: so that only files of the same header are compared."""
+
+    def __init__(self) -> None:
+        self._alike: dict[tuple[object, ...], list[PointFile]] = {}
+
+    def add(self, file: PointFile) -> None:
+        """Remember a file; InputError where one of the same bytes was met before."""
+        others = self._alike.setdefault((file.count, file.bounds, file.z_bounds), [])
+        twin = next((other for other in others if same_content(file, other)), None)
+        if twin is not None:
+            raise InputError(file.path, f"is the same file as {twin.path}", "leave one of them out: its points would count twice")
+        others.append(file)
+
+
+def unusable(set_aside: list[tuple[str, str]]) -> Fusion3DError:
+    """The error of a run all of whose sources were set aside: the reason of the first, and how many there are."""
+    more = f" (and {len(set_aside) - 1} more sources that cannot be used)" if len(set_aside) > 1 else ""
+    return Fusion3DError(set_aside[0][1] + more)
+
+
 def common_lattice(tiles: list[Tile], grid: Grid) -> tuple[PointLattice, list[str]]:
     """The integer lattice that holds every tile's coordinates exactly, or else the finest of theirs.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fusion3d.errors import InputError
 from fusion3d.io.las import open_points
+from fusion3d.io.las_writer import write_points
 from fusion3d.prepare import assembly, groups
 from fusion3d.prepare.run import prepare
 from fusion3d.prepare.scene import AlsSource, Scene
@@ -68,6 +70,21 @@ def test_a_block_waits_for_every_tile_within_reach_of_it(tiles, tmp_path, monkey
     monkeypatch.setattr(groups, "GROUP", 100)
     prepare(scene, tmp_path / "whole.zarr", quiet=True)
     assert files(tmp_path / "cut.zarr") == files(tmp_path / "whole.zarr")
+
+
+def test_tiles_without_ground_in_front_of_others_stop_nothing(tmp_path, monkeypatch):
+    """The sea in the north of a country: what has no ground is told when all tiles have been seen."""
+    monkeypatch.setattr(groups, "GROUP", 1)
+    spot = np.array([[1.0, 1.0], [5.0, 5.0]])
+    sea, land = tmp_path / "sea.laz", write_tile(tmp_path / "land.laz", X0, Y0)
+    water = {"classification": np.full(2, 9, np.uint8)}
+    write_points(sea, X0 + spot[:, 0], Y0 + 400 + spot[:, 1], np.zeros(2), water, crs="EPSG:2154", scale=0.01)
+    scene = Scene(als=AlsSource((str(land), str(sea))), column=2.0, block=20)
+    summary = prepare(scene, tmp_path / "s.zarr", quiet=True)
+    assert summary.attributes.als.classes["9"] == 2
+    assert any("1 tiles hold no ground points" in note and "sea.laz" in note for note in summary.notes)
+    with pytest.raises(InputError, match="no ground points"):
+        prepare(Scene(als=AlsSource((str(sea),)), column=2.0), tmp_path / "none.zarr", quiet=True)
 
 
 def test_a_tile_that_fails_holds_no_block_up(tiles, tmp_path, monkeypatch):
