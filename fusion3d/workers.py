@@ -11,7 +11,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -36,7 +36,7 @@ _TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Lost:
-    """In place of a result: every worker that tried the piece died."""
+    """In place of a result: every worker that tried the piece died, also with nothing else under way."""
 
     reason: str
 
@@ -130,25 +130,35 @@ class Workers:
         client = self._connect()
         # pieces, not scattered data: when the workers that hold them die, others get them again
         shared = [client.submit(_itself, value, pure=False) for value in common]
-        running: dict[Any, str] = {}
+
+        def submit(name: str, piece: Piece, first: Sequence[Any]) -> Any:
+            # a scheduler keeps what stands before the dash for good: the kind of the piece
+            key = f"{name.split()[0]}-{uuid.uuid4().hex}"
+            return client.submit(piece[0], *first, *piece[1], key=key, retries=_RETRIES, pure=False)
+
+        running: dict[Any, tuple[str, Piece]] = {}
+        suspects: list[tuple[str, Piece]] = []
         finished = as_completed()
         try:
             while todo or running:
                 limit = _AHEAD * max(1, sum(client.nthreads().values()))
                 while todo and len(running) < limit:
-                    name, (function, arguments) = todo.popleft()
-                    # a scheduler keeps what stands before the dash for good: the kind of the piece
-                    key = f"{name.split()[0]}-{uuid.uuid4().hex}"
-                    future = client.submit(function, *shared, *arguments, key=key, retries=_RETRIES, pure=False)
-                    running[future] = name
+                    name, piece = todo.popleft()
+                    future = submit(name, piece, shared)
+                    running[future] = name, piece
                     finished.add(future)
                 future = next(finished)
-                name = running.pop(future)
+                name, piece = running.pop(future)
                 try:
-                    result = future.result()
+                    yield name, future.result()
                 except KilledWorker:
-                    result = Lost("every worker that tried it died, most likely for want of memory")
-                yield name, result
+                    suspects.append((name, piece))
+            # a worker that dies makes suspects of all pieces it was given; alone, only the one that kills it is lost
+            for name, piece in suspects:
+                try:
+                    yield name, submit(name, piece, common).result()
+                except KilledWorker:
+                    yield name, Lost("every worker that tried it died, most likely for want of memory")
         except (CancelledError, OSError) as error:
             # a piece's own OSError is the caller's; without its scheduler a client is no longer running
             if isinstance(error, OSError) and client.status == "running":

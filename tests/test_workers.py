@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 
+import dask
 import pytest
 
 from fusion3d.errors import ConfigError
@@ -71,6 +72,13 @@ def test_much_work_goes_to_processes_and_one_that_dies_takes_only_its_piece_alon
             list(workers.each(pieces(fail, 1)))
         here = dict(workers.each(pieces(square, 2), here=True))
         assert {value[1] for value in here.values()} == {os.getpid()}
+
+
+def test_pieces_lost_with_the_worker_of_another_are_tried_again_alone():
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), Workers(2) as workers:
+        results = dict(workers.each(pieces(square_or_die, 80)))
+    assert isinstance(results.pop("piece 7"), Lost)
+    assert results == {f"piece {number}": number**2 for number in range(80) if number != 7}
 
 
 def test_no_worker_and_no_scheduler_are_told_in_one_line(monkeypatch):
