@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion3d.grid import Grid
-from fusion3d.prepare.cells import counts, sorted_by
+from fusion3d.prepare.cells import counts, narrow, sorted_by, taken
 from fusion3d.prepare.fragments import GROUND, POINTS, Fragments
 from fusion3d.prepare.ground import Terrain, ThinnedGround, merge
-from fusion3d.prepare.tiles import narrow
 from fusion3d.store.layout import AlsLayout, PointLattice
 from fusion3d.store.writer import StoreWriter
 
@@ -52,7 +51,7 @@ def build_block(
     window = grid.block_window(*block)
     points, offsets = _sorted_points(fragments, block, tiles, layout.attributes, window.size)
     anchor = (*lattice.anchor(grid, window), int(points["z"].min()))
-    points["z"] = narrow(points["z"].astype(np.int64) - anchor[2])
+    points["z"] = narrow(points["z"], anchor[2])
     terrain = None
     if not normalized:
         ground = _ground(fragments, block, tiles, grid, lattice, reach)
@@ -98,7 +97,7 @@ def _sorted_points(
     *fields, column = ([*arrays] for arrays in zip(*fragments.read(block, tiles, POINTS), strict=True))
     order, offsets = sorted_by(_joined(column), columns)
     # field by field, each unsorted one given up at once: a block of a dense survey is large
-    return {name: _joined(field)[order] for name, field in zip(("x", "y", "z", *attributes), fields, strict=True)}, offsets
+    return {name: taken(_joined(field), order) for name, field in zip(("x", "y", "z", *attributes), fields, strict=True)}, offsets
 
 
 def _joined(arrays: list[Array]) -> Array:

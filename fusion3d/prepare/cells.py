@@ -167,3 +167,46 @@ def sums(number: Int64, values: npt.NDArray[Any], count: int) -> Int64:  # pragm
     for position in range(len(number)):
         total[number[position]] += values[position]
     return total
+
+
+def taken(values: npt.NDArray[Any], order: Int32 | Int64) -> npt.NDArray[Any]:
+    """`values[order]`, at a third of the cost where each value is of one, two, four or eight bytes; positions are not checked."""
+    size = values.dtype.itemsize
+    if values.ndim > 1 or size not in (1, 2, 4, 8):
+        return values[order]
+    plain = np.ascontiguousarray(values).view(f"u{size}")
+    return np.asarray(_taken(plain, order)).view(values.dtype)
+
+
+@njit(cache=True)
+def _taken(values: Any, order: Any) -> Any:  # pragma: no cover - compiled
+    found = np.empty(len(order), values.dtype)
+    for position in range(len(order)):
+        found[position] = values[order[position]]
+    return found
+
+
+@njit(cache=True)
+def listed(values: npt.NDArray[np.uint8], wanted: npt.NDArray[np.bool_]) -> Int64:  # pragma: no cover - compiled
+    """Positions of the values [N] that `wanted` [256] says yes to."""
+    found, count = np.empty(len(values), np.int64), 0
+    for position in range(len(values)):
+        found[count] = position
+        count += wanted[values[position]]
+    return found[:count]
+
+
+def narrow(values: npt.NDArray[Any], start: int) -> npt.NDArray[Any]:
+    """`values` [N] - `start` as int32 where that holds them all: a block of fine scales or large columns needs int64."""
+    found, fits = _narrow(values, start)
+    return found if fits else values.astype(np.int64) - start
+
+
+@njit(cache=True)
+def _narrow(values: Any, start: int) -> tuple[Int32, Any]:  # pragma: no cover - compiled
+    found, low, high = np.empty(len(values), np.int32), np.int64(0), np.int64(0)
+    for position in range(len(values)):
+        value = np.int64(values[position]) - start
+        low, high = min(low, value), max(high, value)
+        found[position] = value
+    return found, low >= -(1 << 31) and high < 1 << 31

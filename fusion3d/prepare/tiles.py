@@ -14,7 +14,7 @@ from fusion3d.errors import CRSError, Fusion3DError, InputError
 from fusion3d.grid import Bounds, Grid, map_crs, moved_bounds, parse_crs, same_map_crs, vertical_unit
 from fusion3d.io.binary_file import digest
 from fusion3d.io.las import PointFile, Points, open_points, read_chunks
-from fusion3d.prepare.cells import Places, numbered, places_of, sorted_by
+from fusion3d.prepare.cells import Places, listed, narrow, numbered, places_of, sorted_by, taken
 from fusion3d.prepare.fragments import GROUND, POINTS, Fragments
 from fusion3d.prepare.ground import thin
 from fusion3d.prepare.scene import AlsSource
@@ -206,14 +206,14 @@ class _Spill:
         splits = np.array([0, len(number)])
         if len(rows) > 1:
             order, splits = sorted_by(number, len(rows))
-            fields = {name: values[order] for name, values in fields.items()}
+            fields = {name: taken(values, order) for name, values in fields.items()}
         for index, block in enumerate(zip(rows.tolist(), cols.tolist(), strict=True)):
             where = slice(splits[index], splits[index + 1])
             anchor = self._lattice.anchor(self._grid, self._grid.block_window(*block))
             piece = {name: values[where] for name, values in fields.items()}
             for axis, name in enumerate("xy"):
-                piece[name] = narrow(piece[name] - anchor[axis])
-            piece["z"] = narrow(piece["z"])
+                piece[name] = narrow(piece[name], anchor[axis])
+            piece["z"] = narrow(piece["z"], 0)
             self._held.setdefault(block, []).append(piece)
             self._bytes += sum(values.nbytes for values in piece.values())
         if self._bytes > _HELD_BYTES:
@@ -229,8 +229,10 @@ class _Spill:
         self._bytes, self._part = 0, self._part + 1
 
     def _write_ground(self, block: tuple[int, int], pieces: list[dict[str, npt.NDArray[Any]]]) -> None:
-        ground = [self._is_ground[piece["classification"]] for piece in pieces]
-        x, y, z = (np.concatenate([piece[name][where] for piece, where in zip(pieces, ground, strict=True)]) for name in "xyz")
+        ground = [listed(piece["classification"], self._is_ground) for piece in pieces]
+        x, y, z = (
+            np.concatenate([taken(piece[name], where) for piece, where in zip(pieces, ground, strict=True)]) for name in "xyz"
+        )
         if len(x):
             anchor = self._lattice.anchor(self._grid, self._grid.block_window(*block))
             thinned = thin((x, y, z), (*anchor, 0), self._lattice, self._grid.unit)
@@ -274,10 +276,3 @@ def _plain(counts: npt.NDArray[np.int64]) -> dict[str, int]:
 def _column_type(side: int) -> type[np.unsignedinteger[Any]]:
     """For the columns of a block, numbered in row order."""
     return np.uint16 if side * side <= 1 << 16 else np.uint32 if side * side <= 1 << 32 else np.uint64
-
-
-def narrow(values: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """As int32 where that holds every value: a block of fine scales or large columns needs int64."""
-    limits = np.iinfo(np.int32)
-    fits = len(values) == 0 or (values.min() >= limits.min and values.max() <= limits.max)
-    return values.astype(np.int32) if fits else values

@@ -190,7 +190,8 @@ class Store:
             self._block_points(block, window, names) for block in self.grid.blocks_in(window) if block in self._point_blocks
         ]
         keys = np.concatenate([piece[0] for piece in pieces] or [np.zeros(0, np.int64)])
-        order = np.argsort(keys, kind="stable")
+        # the points of one block come in order
+        order: Any = np.argsort(keys, kind="stable") if len(pieces) > 1 else slice(None)
         splits = np.zeros(window.size + 1, np.int64)
         np.cumsum(np.bincount(keys, minlength=window.size), out=splits[1:])
 
@@ -208,17 +209,19 @@ class Store:
         inside = self.grid.block_window(*block)
         part = window.intersection(inside)
         offsets = self._offsets(block)
-        # Rows of the block from the first to the last of the window are one run of points; columns are then cut out of it.
+        # Rows of the block from the first to the last of the window are one run of points; of each row, so are its columns.
         first_column = (part.row - inside.row) * inside.cols
-        start, stop = offsets[first_column], offsets[first_column + part.rows * inside.cols]
-        counts = np.diff(offsets[first_column : first_column + part.rows * inside.cols + 1])
-        column = np.repeat(np.arange(part.rows * inside.cols), counts)
-        row, col = column // inside.cols + part.row, column % inside.cols + inside.col
-        keep = (col >= part.col) & (col < part.col_stop)
-        row, col = row[keep], col[keep]
+        run = offsets[first_column : first_column + part.rows * inside.cols + 1]
+        from_west = part.col - inside.col + np.arange(part.rows)[:, None] * inside.cols
+        counts = np.diff(run)[from_west + np.arange(part.cols)]
+        row, col = (np.repeat(index, counts.reshape(-1)) for index in np.indices(counts.shape).reshape(2, -1))
+        row, col = row + part.row, col + part.col
+        starts, stops = run[from_west] - run[0], run[from_west + part.cols] - run[0]
+        kept = [slice(*bounds) for bounds in np.concatenate([starts, stops], axis=1).tolist()]
 
         def read(name: str) -> npt.NDArray[Any]:
-            return self._array(f"als/{block_name(*block)}/{name}", slice(start, stop))[keep]
+            values = self._array(f"als/{block_name(*block)}/{name}", slice(run[0], run[-1]))
+            return np.concatenate([values[where] for where in kept])
 
         lattice, anchor = self._als.lattice, self._anchor(block)
         x, y, elevation = (

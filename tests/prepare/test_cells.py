@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusion3d.grid import Grid
-from fusion3d.prepare.cells import counts, numbered, places_of, sorted_by, sums
+from fusion3d.prepare.cells import counts, listed, narrow, numbered, places_of, sorted_by, sums, taken
 
 
 @pytest.mark.parametrize("crs", ["EPSG:2154", "EPSG:2225"])
@@ -47,3 +47,39 @@ def test_cells_are_numbered_sorted_counted_and_summed(spread):
     expected = np.zeros(len(at_row), np.int64)
     np.add.at(expected, number, values)
     np.testing.assert_array_equal(sums(number, values, len(at_row)), expected)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "u1", "i2", "f4", "i8", "f8", "U16", "(3,)f4"])
+def test_values_are_taken_in_order(dtype):
+    random = np.random.default_rng(2)
+    values = random.integers(0, 2, (500, 3)).astype("f4") if dtype.startswith("(") else random.integers(0, 99, 500).astype(dtype)
+    order = random.permutation(500)[:400].astype(np.int32)
+    for source in (values, np.repeat(values, 2, axis=0)[::2]):
+        found = taken(source, order)
+        assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found, values[order])
+
+
+def test_positions_of_listed_classes_are_found():
+    classes, wanted = np.array([2, 5, 2, 9, 9, 1], np.uint8), np.zeros(256, bool)
+    assert listed(classes, wanted).tolist() == []
+    wanted[[2, 9]] = True
+    assert listed(classes, wanted).tolist() == [0, 2, 3, 4]
+    assert listed(classes[:0], wanted).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("values", "start", "dtype"),
+    [
+        ([], 5, "i4"),
+        ([10, 12], 10, "i4"),
+        ([3 * 2**31, 3 * 2**31 + 2**31 - 1], 3 * 2**31, "i4"),
+        ([0, 2**31], 0, "i8"),
+        ([-(2**31)], 0, "i4"),
+        ([-(2**31)], 1, "i8"),
+    ],
+)
+def test_integers_are_narrowed_where_that_holds_them(values, start, dtype):
+    found = narrow(np.array(values, np.int64), start)
+    assert found.dtype == np.dtype(dtype)
+    assert found.tolist() == [value - start for value in values]
