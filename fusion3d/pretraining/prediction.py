@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -41,6 +41,9 @@ from fusion3d.pretraining.views import Found, Views
 if TYPE_CHECKING:
     from fusion3d.pretraining.module import CrossModalPretraining
 
+_Embedding = TypeVar("_Embedding", ColumnEmbedding, FootprintEmbedding)
+_Sum = tuple[Tensor, Tensor | int]
+"""Of the terms of a loss, and how many they are."""
 _NAMELESS = 0.1
 _LEAST_MASS = 0.2
 
@@ -90,19 +93,30 @@ class SubsetPrediction(nn.Module):
         loss, terms = variance_loss(fusion, parts, weights, nameless, generator)
         kept = {name: _of_columns(keep, parts[name]) for name, keep in draw_subsets(parts, chips, generator).items()}
         subset = {name: _limited(part, kept[name]) for name, part in parts.items()}
-        fused = fusion.attention(subset, nameless)
-        told = torch.cat((fused.shared, fused.features), dim=1)
+
+        def answered(piece: ChipBatch, start: int) -> dict[str, tuple[_Sum, _Sum]]:
+            own = slice(start * batch.size**2, (start + piece.chips) * batch.size**2)
+            fused = fusion.attention(
+                {name: _rows(part, own) for name, part in subset.items()}, {name: item[own] for name, item in nameless.items()}
+            )
+            told = torch.cat((fused.shared, fused.features), dim=1)
+            sums = {}
+            for name in weights:
+                answer = self._answer(name, told, fused.observed, piece)
+                truth = _rows(found[name], own if name != "gedi" else _footprints(batch, start, start + piece.chips))
+                absent = self._absent_error(name, *answer, truth, ~kept[name][own], piece, fusion.shared_dim)
+                sums[name] = self._signal_error(name, *answer, piece), absent
+            return sums
+
+        # as fine as the sensor of most pieces: here all of them are decoded
+        finest = max(weights, key=lambda name: len(views.pieces(name)))
+        pieces = views.in_pieces(finest, answered)
         for name, weight in weights.items():
-            answer = self._answer(name, told, fused.observed, batch)
-            value = self._signal_loss(name, *answer, batch)
-            absent = self._absent_loss(name, *answer, found[name], ~kept[name], batch, fusion.shared_dim)
-            for term in (value, absent):
-                if term is not None:
-                    loss = loss + weight * term
-            if value is not None:
-                terms[f"prediction_{name}"] = value.detach()
-            if absent is not None:
-                terms[f"prediction_absent_{name}"] = absent.detach()
+            for index, term in enumerate((f"prediction_{name}", f"prediction_absent_{name}")):
+                sums = [piece[name][index] for piece in pieces]
+                value = mean_over_ranks(torch.stack([total for total, _ in sums]).sum(), sum(count for _, count in sums))
+                if value is not None:
+                    loss, terms[term] = loss + weight * value, value.detach()
         return loss, terms
 
     def _limit_gradient(self, found: Found) -> Found:
@@ -122,24 +136,24 @@ class SubsetPrediction(nn.Module):
         pooled, mass = footprint_pool(values.float(), *place, geolocation_sigma=self.geolocation_sigma, present=present)
         return pooled.to(values.dtype), mass >= _LEAST_MASS
 
-    def _signal_loss(self, sensor: str, answer: Tensor, there: Tensor, batch: ChipBatch) -> Tensor | None:
+    def _signal_error(self, sensor: str, answer: Tensor, there: Tensor, batch: ChipBatch) -> _Sum:
         asked = all_of(batch, sensor)
         if asked is None:
-            return mean_over_ranks(answer.new_zeros(()), 0)
+            return torch.zeros((), device=answer.device), 0
         asked = replace(asked, target=asked.target.to(answer.device), known=asked.known.to(answer.device))
         raster = batch.rasters.get(sensor)
-        return mean_over_ranks(*retention_error(self.signal[sensor], answer, there, asked, raster, self.target, sensor))
+        return retention_error(self.signal[sensor], answer, there, asked, raster, self.target, sensor)
 
-    def _absent_loss(
+    def _absent_error(
         self,
         sensor: str,
         answer: Tensor,
         there: Tensor,
-        truth: ColumnEmbedding | FootprintEmbedding,
+        truth: Found,
         left_out: Tensor,
         batch: ChipBatch,
         shared_dim: int,
-    ) -> Tensor | None:
+    ) -> _Sum:
         """Features and shared vector of a sensor where it was left out and the others saw something."""
         if sensor == "gedi" and batch.gedi is not None:
             left_out = left_out.view(batch.chips, -1)[:, 0][batch.gedi.chip.to(left_out.device)]
@@ -151,7 +165,7 @@ class SubsetPrediction(nn.Module):
         true = functional.normalize(truth.shared[keep].detach().float(), dim=1)
         apart = 1 - (shared * true).sum(dim=1)
         wrong = functional.huber_loss(features, truth.features[keep].detach().float(), reduction="none").mean(dim=1)
-        return mean_over_ranks((wrong + apart).sum(), keep.sum())
+        return (wrong + apart).sum(), keep.sum()
 
 
 def _feature_decoder(inputs: int, outputs: int) -> nn.Module:
@@ -239,7 +253,19 @@ def _of_columns(of_chips: Tensor, part: ColumnEmbedding) -> Bool[Tensor, " colum
 
 
 def _limited(part: ColumnEmbedding, kept: Tensor) -> ColumnEmbedding:
-    return ColumnEmbedding(part.shared, part.features, part.present & kept, part.cell, part.rows, part.cols)
+    return replace(part, present=part.present & kept)
+
+
+def _rows(found: _Embedding, where: slice) -> _Embedding:
+    """Some columns, or footprints, of an embedding."""
+    return replace(found, shared=found.shared[where], features=found.features[where], present=found.present[where])
+
+
+def _footprints(batch: ChipBatch, start: int, stop: int) -> slice:
+    """The footprints in the chips ``start:stop``."""
+    if batch.gedi is None:
+        return slice(0, 0)
+    return slice(*torch.searchsorted(batch.gedi.chip, torch.tensor([start, stop], device=batch.gedi.chip.device)).tolist())
 
 
 # -- what an absent sensor would say

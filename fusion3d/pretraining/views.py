@@ -71,6 +71,10 @@ class Views:
         """Views of the same batch by other encoders, in the same pieces."""
         return Views(self.batch, encode, self._cut, self._device)
 
+    def pieces(self, sensor: str) -> list[tuple[int, int]]:
+        """First chip of each piece for a sensor and the one after its last."""
+        return [(0, self.batch.chips)] if self._cut is None else self._cut(self.batch, sensor)
+
     def in_pieces(self, sensor: str, run: Callable[[ChipBatch, int], _Result]) -> list[_Result]:
         """What `run` says of each piece and the number of its first chip; with `cut` it runs again in the backward pass.
 
@@ -81,7 +85,7 @@ class Views:
         if self._cut is None:
             return [_of_piece(run, self.batch, 0, self.batch.chips, self._device)]
         results = []
-        for start, stop in self._cut(self.batch, sensor):
+        for start, stop in self.pieces(sensor):
             work = _of_piece, run, self.batch, start, stop, self._device
             results.append(checkpoint(_again, *work, use_reentrant=False) if torch.is_grad_enabled() else _again(*work))
         return results
