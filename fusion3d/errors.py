@@ -41,3 +41,12 @@ class StoreError(InputError):
 
 class ConfigError(Fusion3DError):
     """An option or configuration that contradicts itself or the data."""
+
+
+def one_line(reason: object, most: int = 160) -> str:
+    """What another library says of a failure, as part of one of our lines: no line breaks, at most `most` characters.
+
+    An error without a text is told by its class.
+    """
+    text = " ".join(str(reason).split()) or type(reason).__name__
+    return text if len(text) <= most else text[: most - 3].rstrip() + "..."

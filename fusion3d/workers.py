@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fusion3d import __version__
-from fusion3d.errors import ConfigError, Fusion3DError
+from fusion3d.errors import ConfigError, Fusion3DError, one_line
 
 Piece = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -185,7 +185,7 @@ class Workers:
         try:
             self._client = Client(self.scheduler, timeout=_TIMEOUT)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:100]
+            reason = one_line(error)
             raise ConfigError(
                 f"no Dask scheduler answers at {self.scheduler} ({reason}); start one with `dask scheduler`, or "
                 "leave --scheduler away"

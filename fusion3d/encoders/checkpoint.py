@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from fusion3d import __version__
 from fusion3d.encoders.registry import ENCODERS, Encoder
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, InputError, one_line
 from fusion3d.io.whole_file import whole_file
 
 _KEY = "fusion3d.encoder"
@@ -60,6 +60,6 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         encoder = ENCODERS[description["kind"]](**description["hyperparameters"])
         encoder.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise InputError(path, f"not an encoder of fusion3d, or damaged ({reason})", "write it with save_encoder") from None
     return encoder.to(device).eval()

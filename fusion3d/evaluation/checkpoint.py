@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion3d.errors import ConfigError, Fusion3DError, InputError
+from fusion3d.errors import ConfigError, Fusion3DError, InputError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
     except Fusion3DError:
         raise
     except Exception as error:  # hyperparameters and weights that do not fit raise anything
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise InputError(path, f"not a checkpoint of `fusion3d pretrain` ({type(error).__name__}: {reason})", REMEDY) from None
     if untrained:
         module = CrossModalPretraining(**dict(module.hparams))

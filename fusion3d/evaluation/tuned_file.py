@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 from fusion3d.evaluation.supervised import SupervisedModel
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_answers(checkpoint: Path, module: CrossModalPretraining) -> tuple[str, 
         model.heads.load_state_dict(answers["heads"])
         return str(answers["target"]), model.to(module.device).eval()
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error)
         raise InputError(checkpoint, f"its heads are damaged ({type(error).__name__}: {reason})", "fine-tune again") from None
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 
 SEQUENTIAL = 4 << 20
 """Bytes to fetch ahead where a file is read from one end to the other."""
@@ -214,7 +214,7 @@ def remote_error(url: str, error: BaseException) -> InputError:
             return _no_ranges(url)
     if isinstance(error, FileNotFoundError) and len(list(_causes(error))) == 1:
         return InputError(url, "there is no such file", _CHECK_URL)
-    reason = " ".join(str(list(_causes(error))[-1]).split())[:120] or type(error).__name__
+    reason = one_line(list(_causes(error))[-1])
     return InputError(url, f"cannot be read ({reason})", "check the address, your access to it and the network")
 
 

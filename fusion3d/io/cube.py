@@ -14,7 +14,7 @@ from affine import Affine
 from pyproj import CRS
 from pyproj.exceptions import CRSError as PyprojCRSError
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 from fusion3d.io.alignment import align
 from fusion3d.io.bands import Band, band_from_name, bands_from_metadata, resolve_bands
 from fusion3d.io.crs import resolve_crs
@@ -181,7 +181,7 @@ def _opened(path: str) -> xarray.Dataset:
             return xarray.open_dataset(path, engine="zarr", chunks=None)
         return xarray.open_dataset(path, engine="h5netcdf")
     except Exception as error:  # the backends raise what they like on a file that is not theirs
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         remedy = "give a Zarr folder or a NetCDF-4 file (nccopy -k nc4 converts NetCDF-3), or download it again"
         raise InputError(path, f"is not a cube that xarray can read ({reason})", remedy) from None
 

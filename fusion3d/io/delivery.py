@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 from fusion3d.io.lock import take_lock
 from fusion3d.io.place import Place
 
@@ -97,7 +97,9 @@ def _reached(folder: str, path: str) -> Any:
         system.pipe_file(probe, b"")
         system.rm_file(probe)
     except Exception as error:  # a library of its own for each protocol, and each has its own errors
-        raise InputError(path, f"cannot be written ({_reason(error)})", "check the address, its folder and your rights") from None
+        raise InputError(
+            path, f"cannot be written ({one_line(error)})", "check the address, its folder and your rights"
+        ) from None
     return system
 
 
@@ -109,11 +111,9 @@ def _send(system: Any, file: Path, path: str) -> None:
         if draft != path:
             system.mv(draft, path)
     except Exception as error:
-        raise InputError(path, f"cannot be sent ({_reason(error)})", f"the finished file is {file}: copy it from there") from None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(
+            path, f"cannot be sent ({one_line(error)})", f"the finished file is {file}: copy it from there"
+        ) from None
 
 
 def _local_folder(url: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pyproj import CRS
 
-from fusion3d.errors import CRSError, InputError
+from fusion3d.errors import CRSError, InputError, one_line
 from fusion3d.grid import metric_unit
 from fusion3d.io.bands import Band
 from fusion3d.io.binary_file import is_url
@@ -102,7 +102,7 @@ def _vector_lines(path: Path) -> list[str]:
         layers = [str(name) for name, _ in pyogrio.list_layers(path)]
         found = [pyogrio.read_info(path, layer=name, force_feature_count=True, force_total_bounds=True) for name in layers]
     except (DataSourceError, DataLayerError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise InputError(path, f"not a readable vector file ({reason})", "export it again as GeoPackage or GeoJSON") from None
     lines = [f"{path}: vector file, {len(layers)} layer{'' if len(layers) == 1 else 's'}"]
     for name, info in zip(layers, found, strict=True):

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 from fusion3d.io import hdf5_probe
 
 DOWNLOAD_AGAIN = "download it again from Earthdata, logged in, and compare its size"
@@ -48,10 +48,10 @@ def open_hdf5(path: str | Path, groups: Sequence[str] = ()) -> Iterator[h5py.Fil
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).strip("'\"").split()) or type(error).__name__
-        if "truncated file" in reason:
+        reason = one_line(str(error).strip("'\"") or type(error).__name__)
+        if "truncated file" in str(error):
             raise InputError(path, "the HDF5 file is cut off: its end is missing", DOWNLOAD_AGAIN) from error
-        raise InputError(path, f"HDF5 cannot read it ({reason[:160]})", DOWNLOAD_AGAIN) from error
+        raise InputError(path, f"HDF5 cannot read it ({reason})", DOWNLOAD_AGAIN) from error
 
 
 def _check_signature(path: Path) -> None:

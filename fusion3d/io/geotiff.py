@@ -20,7 +20,7 @@ from pyproj import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, InputError, one_line
 from fusion3d.io.alignment import rasterio_crs
 from fusion3d.io.pixels import Array
 from fusion3d.io.tiff_blocks import missing_block
@@ -199,7 +199,7 @@ class CogWriter:
             raise OSError(f"the file is incomplete: {hole}")
 
     def _failed(self, error: BaseException) -> InputError:
-        reason = " ".join(str(error.__cause__ or error).split())[:160]
+        reason = one_line(error.__cause__ or error)
         return InputError(self.path, f"cannot be written ({reason})", _FREE_SPACE)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, InputError, one_line
 from fusion3d.io.whole_file import write_whole
 
 _DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError, ConfigError)
@@ -47,7 +47,7 @@ def parsing(path: Path, problem: str, remedy: str) -> Iterator[None]:
     except OSError as error:
         raise InputError(path, error.strerror or "cannot be read", remedy) from None
     except _DAMAGED as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error)
         raise InputError(path, f"{problem} ({type(error).__name__}: {reason})", remedy) from None
 
 

@@ -19,7 +19,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, InputError, one_line
 from fusion3d.io.alignment import Float32, aligned_cover, nearest, patch
 from fusion3d.io.bands import Band, bands_from_metadata, read_sidecar, resolve_bands, sidecar_of
 from fusion3d.io.crs import resolve_crs
@@ -237,7 +237,7 @@ def per_band(value: PerBand, tagged: Sequence[float], name: str) -> tuple[float,
 
 
 def _reason(error: BaseException) -> str:
-    return " ".join(str(error.__cause__ or error).split())[:160]
+    return one_line(error.__cause__ or error)
 
 
 def _opened(path: str) -> Any:

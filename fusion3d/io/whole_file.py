@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def whole_file(path: str | Path, *failures: type[Exception]) -> Iterator[Path]:
         yield draft
         os.replace(draft, path)
     except known as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())[:160]
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
         raise InputError(path, f"cannot be written ({reason})", "check the folder and the free space") from None
     finally:
         with suppress(OSError):

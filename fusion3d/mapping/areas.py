@@ -10,7 +10,7 @@ import numpy.typing as npt
 import shapely
 from pyproj import CRS
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 from fusion3d.evaluation.plots import to_crs
 from fusion3d.grid import map_crs, same_map_crs
 from fusion3d.io.crs import resolve_crs
@@ -77,7 +77,7 @@ def read_areas(
     except InputError:
         raise
     except Exception as error:  # what GDAL's and Arrow's readers raise shares no base
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise InputError(path, f"cannot be read as polygons ({reason})", "export it again, for instance as GeoPackage") from None
     if not isinstance(frame, geopandas.GeoDataFrame) or not len(frame):
         raise InputError(path, "holds no polygons", "give areas as polygons, for instance a GeoPackage")

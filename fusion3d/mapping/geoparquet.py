@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyproj import CRS
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 
 _ROWS_A_GROUP = 65_536
 _LITTLE_ENDIAN_POINT = np.array([(1, 1, 0.0, 0.0)], dtype=[("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])
@@ -148,7 +148,7 @@ class CellTable:
     def _failed(self, error: BaseException) -> InputError:
         if isinstance(error, InputError):
             return error
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         return InputError(self.path, f"cannot be written ({reason})", "free disk space there or write elsewhere")
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.errors import RasterioError
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 from fusion3d.grid import metric_unit, parse_crs
 from fusion3d.io.s3 import point_gdal_to_s3
 from fusion3d.io.whole_file import whole_file
@@ -78,7 +78,7 @@ def _read(path: str) -> tuple[npt.NDArray[np.float32], float, dict[str, str]]:
             pixel = abs(dataset.transform.a) * unit * dataset.width / shape[2]
             return values.astype(np.float32).filled(np.nan), pixel, dataset.tags()
     except (RasterioError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         raise InputError(path, f"cannot be read as a map ({reason})", "give a GeoTIFF that `fusion3d embed` wrote") from None
 
 

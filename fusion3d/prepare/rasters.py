@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pyproj import CRS
 
-from fusion3d.errors import ConfigError, CRSError, InputError
+from fusion3d.errors import ConfigError, CRSError, InputError, one_line
 from fusion3d.grid import Bounds, Grid, Window, moved_bounds, rough_unit, same_map_crs
 from fusion3d.io.pixels import RasterSource, Target
 from fusion3d.io.raster import open_raster
@@ -82,7 +82,7 @@ def _load(reader: str) -> Any:
     try:
         return getattr(_module(module), function)
     except Exception as error:  # the user's own code may raise anything
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         raise ConfigError(
             f"reader {reader!r} cannot be loaded ({type(error).__name__}: {reason}); write module:function or file.py:function"
         ) from None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion3d import __version__
-from fusion3d.errors import Fusion3DError, StoreError
+from fusion3d.errors import Fusion3DError, StoreError, one_line
 from fusion3d.grid import map_crs
 from fusion3d.io.pixels import RasterSource
 from fusion3d.io.place import Place
@@ -145,7 +145,7 @@ def _make(
             _replace(Path(str(store)), out.local)
         work.remove()
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:160]
+        reason = error.strerror or one_line(error)
         raise StoreError(
             str(work),
             f"cannot be written ({reason})",

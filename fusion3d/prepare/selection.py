@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 from pyproj import CRS
 
-from fusion3d.errors import ConfigError, CRSError, InputError
+from fusion3d.errors import ConfigError, CRSError, InputError, one_line
 from fusion3d.grid import Bounds, map_crs, parse_crs, rough_unit
 from fusion3d.io.binary_file import is_url, open_binary
 from fusion3d.io.crs import resolve_crs, understand_crs
@@ -225,7 +225,7 @@ def _read_layer(path: str, what: str, preferred: str | None = None) -> tuple[Any
         layer = preferred if preferred in layers else layers[0] if layers else None
         meta, _, geometry, fields = pyogrio.raw.read(path, layer=layer)
     except Exception as error:  # what GDAL's readers raise shares no base
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise InputError(path, f"cannot be read as {what} ({reason})", "export it again, for instance as GeoPackage") from None
     if len(layers) > 1 and layer != preferred:
         raise InputError(path, f"has layers {', '.join(layers)}", "export the one that is meant to a file of its own")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 
 REMEDY = "give the .ckpt or the run folder of `fusion3d pretrain`"
 
@@ -33,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         what = f" ({named[1] or named[2]})" if named else ""
         raise InputError(path, f"holds Python objects{what}, which could run code, and is not opened", REMEDY) from None
     except Exception as error:  # damaged files raise anything
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise InputError(path, f"not a checkpoint of `fusion3d pretrain` ({type(error).__name__}: {reason})", REMEDY) from None
     if missing:
         raise InputError(path, f"not a checkpoint of `fusion3d pretrain` (without {', '.join(sorted(missing))})", REMEDY)

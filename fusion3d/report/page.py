@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from fusion3d.errors import Fusion3DError, InputError
+from fusion3d.errors import Fusion3DError, InputError, one_line
 from fusion3d.io.whole_file import write_whole
 from fusion3d.report.biomass_map import map_section, other_truth
 from fusion3d.report.class_map import class_map_section, is_class_map
@@ -132,7 +132,7 @@ def guarded(make: Callable[[], str]) -> str:
     except Fusion3DError as error:
         return damaged(error)
     except Exception as error:  # damaged files make readers raise anything, and the other sections are still worth reading
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         return damaged(f"Its files could not be read ({type(error).__name__}: {reason}).")
 
 

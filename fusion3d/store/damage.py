@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fusion3d.errors import StoreError
+from fusion3d.errors import StoreError, one_line
 
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, FileNotFoundError)
 """What Zarr and its codecs raise on a wrong checksum, bytes that do not decode, and metadata that are gone or make no sense."""
@@ -36,11 +36,11 @@ def repair_command(path: str) -> str:
 
 def reason(error: Exception) -> str:
     """An error in a few words; a checksum's bytes say nothing to a reader."""
-    text = " ".join(str(error).split())
+    text = one_line(error, 120)
     if text.startswith("Stored and computed checksum"):
         return "its checksum does not fit its bytes"
     if isinstance(error, (TypeError, AttributeError)):
         return "not what `fusion3d prepare` writes"
     if isinstance(error, (KeyError, FileNotFoundError)):
-        return f"missing: {text[:80]}" if text else "missing"
-    return text[:120] or type(error).__name__
+        return f"missing: {text}" if str(error) else "missing"
+    return text
