@@ -17,7 +17,7 @@ def metrics(
     sources: Annotated[
         list[str], typer.Argument(help="A column store with aerial LiDAR; or LAS, LAZ or COPC tiles, folders or patterns.")
     ],
-    target: Annotated[Path, typer.Option("--out", help="Map to write, a COG (.tif) with a band for each metric.")],
+    target: Annotated[str, typer.Option("--out", help="Map to write, a COG (.tif, or its URL) with a band for each metric.")],
     resolution: Annotated[float, typer.Option(help="Cell size, metres; on a store a multiple of the column.")] = 20.0,
     names: Annotated[
         str | None,
@@ -51,36 +51,34 @@ def metrics(
     Of a store, the plot metrics of the area-based approach: a map for `fusion3d fit`. Of tiles, extremes, mean, number and
     percentiles of Z in one decode; tiles that cannot be used are set aside.
     """
+    from fusion3d.mapping.metrics_map import MetricsSummary, metrics_map
     from fusion3d.store.reader import is_store
 
     if len(sources) == 1 and is_store(sources[0]):
         if ground or crs:
             raise ConfigError("--ground and --crs are for tiles: a store has its heights and its CRS")
-        from fusion3d.mapping.metrics_map import metrics_map
-
         summary = metrics_map(
             sources[0], target, resolution=resolution, names=listed(names), min_height=min_height,
             least=10 if min_returns is None else min_returns, progress=not quiet,
         )  # fmt: skip
         out.print(str(summary), markup=False)
         return
-    from fusion3d.mapping.tile_metrics import height_metrics, tile_metrics
+    from fusion3d.mapping.tile_metrics import TileMetricsSummary, height_metrics, tile_metrics
 
     chosen, least = listed(names), 1 if min_returns is None else min_returns
+    found: MetricsSummary | TileMetricsSummary
     if ground:
-        heights, set_aside = height_metrics(
+        found = height_metrics(
             sources, target, resolution=resolution, names=chosen, min_height=min_height, least=least, crs=crs, progress=not quiet
         )
-        text = str(heights)
     elif min_height:
         raise ConfigError("--min-height is for heights above ground: give --ground, or a store")
     else:
         found = tile_metrics(sources, target, resolution=resolution, names=chosen, least=least, crs=crs, progress=not quiet)
-        text, set_aside = str(found), found.set_aside
-    for _, reason in set_aside:
+    for _, reason in found.set_aside:
         out.print(f"set aside: {reason}", markup=False)
-    out.print(text, markup=False)
-    if set_aside:
+    out.print(str(found), markup=False)
+    if found.set_aside:
         raise typer.Exit(1)
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import track
 
 import fusion3d
 from fusion3d.data.chips import NOISE_CLASSES
 from fusion3d.errors import ConfigError, StoreError
 from fusion3d.grid import Window
 from fusion3d.io.alignment import planar
+from fusion3d.io.delivery import delivery, final_name
 from fusion3d.io.geotiff import CogWriter, check_tif_name
 from fusion3d.mapping.tiles import MapGrid, read_ahead
+from fusion3d.progress import progress_bar
 from fusion3d.store import Store
 from fusion3d.tasks.cell_metrics import LEAST_RETURNS, CellReturns, cell_metrics
 from fusion3d.tasks.metric_catalogue import Metric
@@ -38,16 +38,17 @@ class MetricsSummary:
 
     Attributes
     ----------
-    output : file
+    output : file or fsspec URL
     metrics : names of the bands
     cell : metres
     rows, cols : of the map
     mapped : cells with a metric; complete : cells with all of them
     points : returns that were counted
     seconds : wall time
+    set_aside : path and reason of tiles that could not be used
     """
 
-    output: Path
+    output: Path | str
     metrics: tuple[str, ...]
     cell: float
     rows: int
@@ -56,6 +57,7 @@ class MetricsSummary:
     complete: int
     points: int
     seconds: float
+    set_aside: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -81,7 +83,7 @@ def metrics_map(
 
     Parameters
     ----------
-    out : file that ends in .tif
+    out : file or fsspec URL that ends in .tif
     resolution : side of a cell, metres: a multiple of the column
     names : of metrics in `metric_catalogue.CATALOGUE`; None for every predictor that the store's points allow
     min_height, least : as for `cell_metrics`
@@ -97,9 +99,24 @@ def metrics_map(
     InputError
         The map cannot be written; nothing is left under `out` that was not there before.
     """
+    check_tif_name(out)
+    with delivery([out]) as (path,):
+        found = _written(store, path, resolution, names, min_height, least, block, progress)
+    return replace(found, output=final_name(out))
+
+
+def _written(
+    store: str | Path | Store,
+    path: Path,
+    resolution: float,
+    names: Sequence[str] | None,
+    min_height: float,
+    least: int,
+    block: int | None,
+    progress: bool,
+) -> MetricsSummary:
+    """As `metrics_map`, of a local file."""
     began = time.monotonic()
-    path = Path(out)
-    check_tif_name(path)
     store = store if isinstance(store, Store) else Store.open(store)
     metrics = choose_metrics(store, names)
     check_options(min_height, least)
@@ -114,14 +131,16 @@ def metrics_map(
     with writer:
         windows = list(_windows(store, place, block or store.grid.block))
         tiles = read_ahead(windows, lambda window: read_returns(store, window, metrics))
-        for window, found in track(tiles, "metrics", len(windows), console=Console(stderr=True), disable=not progress):
-            cells = place.cells_of(window)
-            values = _window_metrics(found, place, cells, metrics, min_height, least)
-            known = np.isfinite(values)
-            points += len(found.height)
-            mapped += int(known.any(axis=0).sum())
-            complete += int(known.all(axis=0).sum())
-            writer.write(values, cells.row, cells.col)
+        with progress_bar("metrics", len(windows), progress, unit="windows") as advance:
+            for window, found in tiles:
+                cells = place.cells_of(window)
+                values = _window_metrics(found, place, cells, metrics, min_height, least)
+                known = np.isfinite(values)
+                points += len(found.height)
+                mapped += int(known.any(axis=0).sum())
+                complete += int(known.all(axis=0).sum())
+                writer.write(values, cells.row, cells.col)
+                advance()
         if not mapped:
             raise StoreError(store.path, f"no cell holds {least} returns", "map larger cells or give a lower --min-returns")
     names_written = tuple(metric.name for metric in metrics)

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ import fusion3d
 from fusion3d.errors import ConfigError, CRSError, Fusion3DError, InputError
 from fusion3d.grid import Grid, Window, map_crs, same_map_crs, vertical_unit
 from fusion3d.io.alignment import planar
+from fusion3d.io.delivery import delivery, final_name
 from fusion3d.io.geotiff import CogWriter, check_tif_name
 from fusion3d.io.las import read_chunks
 from fusion3d.io.las_layout import NOISE_CLASSES, POINT_SUFFIXES
@@ -52,7 +53,7 @@ class TileMetricsSummary:
 
     Attributes
     ----------
-    output : file
+    output : file or fsspec URL
     metrics : names of the bands
     cell : metres
     rows, cols : of the map
@@ -62,7 +63,7 @@ class TileMetricsSummary:
     seconds : wall time
     """
 
-    output: Path
+    output: Path | str
     metrics: tuple[str, ...]
     cell: float
     rows: int
@@ -70,7 +71,7 @@ class TileMetricsSummary:
     mapped: int
     points: int
     left_out: int
-    set_aside: list[tuple[str, str]]
+    set_aside: tuple[tuple[str, str], ...]
     seconds: float
 
     def __str__(self) -> str:
@@ -95,7 +96,7 @@ def tile_metrics(
     Parameters
     ----------
     files : point files, folders or patterns
-    out : file that ends in .tif
+    out : file or fsspec URL that ends in .tif
     resolution : side of a cell, metres; cells begin at its multiples
     names : zmax, zmin, zmean, n (number of points), zq1 ... zq99 (percentiles); None for `DEFAULT_NAMES`
     least : cells with fewer points are nodata
@@ -113,12 +114,20 @@ def tile_metrics(
     InputError, CRSError
         No tile is usable, or they have several CRSs; nothing is left under `out` that was not there before.
     """
-    began = time.monotonic()
-    path = Path(out)
-    check_tif_name(path)
+    check_tif_name(out)
     chosen = _chosen(names)
     if least < 1:
         raise ConfigError(f"--min-returns must be at least 1, not {least}")
+    with delivery([out]) as (path,):
+        found = _written(files, path, resolution, chosen, least, crs, progress)
+    return replace(found, output=final_name(out))
+
+
+def _written(
+    files: Sequence[str], path: Path, resolution: float, chosen: tuple[str, ...], least: int, crs: str | None, progress: bool
+) -> TileMetricsSummary:
+    """As `tile_metrics`, of a local file."""
+    began = time.monotonic()
     set_aside: list[tuple[str, str]] = []
     tiles = _usable(expand(files, POINT_SUFFIXES), crs, set_aside)
     place, windows = _layout(tiles, resolution)
@@ -151,7 +160,16 @@ def tile_metrics(
         if not mapped:
             raise ConfigError(f"no cell holds {least} points: map larger cells or give a lower --min-returns")
     return TileMetricsSummary(
-        path, chosen, place.column, place.rows, place.cols, mapped, points, left_out, sorted(set_aside), time.monotonic() - began
+        path,
+        chosen,
+        place.column,
+        place.rows,
+        place.cols,
+        mapped,
+        points,
+        left_out,
+        tuple(sorted(set_aside)),
+        time.monotonic() - began,
     )
 
 
@@ -165,7 +183,7 @@ def height_metrics(
     least: int = 1,
     crs: str | None = None,
     progress: bool = False,
-) -> tuple[MetricsSummary, list[tuple[str, str]]]:
+) -> MetricsSummary:
     """As `tile_metrics`, but of heights above the triangulated ground: through a store beside `out` that is removed again.
 
     Parameters
@@ -175,24 +193,25 @@ def height_metrics(
 
     Returns
     -------
-    what was mapped, and path and reason of the tiles that were set aside
+    what was mapped; tiles that cannot be used are in `set_aside`, the map holds the rest
     """
     from fusion3d.mapping.metrics_map import metrics_map
     from fusion3d.prepare.run import prepare
 
-    path = Path(out)
+    check_tif_name(out)
     chosen = names or DEFAULT_NAMES
     if unknown := [name for name in chosen if name not in CATALOGUE]:
         raise ConfigError(f"no metric {', '.join(unknown)}; known are {', '.join(CATALOGUE)}")
     scene = Scene(AlsSource(tuple(files), crs=crs), column=resolution, voxel=resolution)
-    if not path.parent.is_dir():
-        raise InputError(path, "cannot be written: its folder does not exist", "create the folder first")
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
-        prepared = prepare(scene, Path(folder) / path.stem, quiet=not progress)
-        found = metrics_map(
-            prepared.out, path, resolution=resolution, names=chosen, min_height=min_height, least=least, progress=progress
-        )
-    return found, prepared.set_aside
+    with delivery([out]) as (path,):
+        if not path.parent.is_dir():
+            raise InputError(path, "cannot be written: its folder does not exist", "create the folder first")
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+            prepared = prepare(scene, Path(folder) / path.stem, quiet=not progress)
+            found = metrics_map(
+                prepared.out, path, resolution=resolution, names=chosen, min_height=min_height, least=least, progress=progress
+            )
+    return replace(found, output=final_name(out), set_aside=tuple(prepared.set_aside))
 
 
 def _chosen(names: Sequence[str] | None) -> tuple[str, ...]:

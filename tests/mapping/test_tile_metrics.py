@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import fsspec
 import laspy
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from fusion3d.errors import ConfigError, CRSError, Fusion3DError
 from fusion3d.io.las_writer import write_points
 from fusion3d.mapping import tile_metrics as module
 from fusion3d.mapping.cell_statistics import cell_statistics
-from fusion3d.mapping.tile_metrics import DEFAULT_NAMES, tile_metrics
+from fusion3d.mapping.metrics_map import metrics_map
+from fusion3d.mapping.tile_metrics import DEFAULT_NAMES, height_metrics, tile_metrics
+from fusion3d.prepare.run import prepare
+from fusion3d.prepare.scene import AlsSource, Scene
 from tests.prepare.scenes import write_tiles
 
 X0, Y0 = 652000.0, 6860000.0
@@ -209,3 +213,26 @@ def test_statistics_of_empty_one_and_tied_values():
     np.testing.assert_array_equal(found.count, [np.nan, 1, 3])
     np.testing.assert_array_equal(found.percentiles, [[np.nan] * 4, [7, 7, 7, 7], [5, 5, 5.5, 6]])
     np.testing.assert_allclose(found.mean, [np.nan, 7, 16 / 3])
+
+
+@pytest.mark.parametrize("how", ["tiles", "heights", "store"])
+def test_maps_are_written_to_urls_too(how, tmp_path):
+    tiles = [str(path) for path in write_tiles(tmp_path)]
+    if how == "store":
+        prepare(Scene(AlsSource(tuple(tiles))), tmp_path / "s.zarr", quiet=True)
+    make = {
+        "tiles": lambda out: tile_metrics(tiles, out, names=["zmax", "n"]),
+        "heights": lambda out: height_metrics(tiles, out, names=["zmax", "n"]),
+        "store": lambda out: metrics_map(tmp_path / "s.zarr", out, names=["zmax", "n"], resolution=20),
+    }[how]
+    url = f"memory://maps {how}/m é.tif"
+    found, here = make(url), make(tmp_path / "m.tif")
+    assert found.output == url
+    assert url in str(found)
+    assert here.output == tmp_path / "m.tif"
+    system = fsspec.filesystem("memory")
+    sent = tmp_path / "sent.tif"
+    sent.write_bytes(system.cat_file(url))
+    with rasterio.open(sent) as one, rasterio.open(here.output) as other:
+        np.testing.assert_array_equal(one.read(), other.read())
+    assert [path.rpartition("/")[2] for path in system.find(f"memory://maps {how}")] == ["m é.tif"]
