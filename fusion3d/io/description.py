@@ -72,6 +72,8 @@ def describe(path: str | Path) -> str:
     """
     if is_url(str(path)) and str(path).lower().endswith(POINT_SUFFIXES):
         return "\n".join(_point_lines(str(path)))
+    if is_url(str(path)) and str(path).lower().endswith(HDF5_ENDINGS):
+        return "\n".join(_gedi_lines(str(path)))
     if is_remote(str(path)):
         return "\n".join(_raster_lines(str(path)))
     file = Path(path)
@@ -253,7 +255,7 @@ def _band(band: Band, unit: str) -> str:
     return ", ".join(part for part in (band.name, wavelength, width, band.polarisation or "", unit) if part)
 
 
-def _gedi_lines(path: Path) -> list[str]:
+def _gedi_lines(path: str | Path) -> list[str]:
     file = open_gedi(path)
     release = f"release {file.release}" if isinstance(file.release, int) else "release not stated"
     lines = [f"{path}: GEDI {file.product}, {release}", _line("shots", f"{file.shot_count:,} in {len(file.beams)} beams")]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from fusion3d.errors import InputError, one_line
 from fusion3d.io import hdf5_probe
+from fusion3d.io.local_copy import local_copy
 
 DOWNLOAD_AGAIN = "download it again from Earthdata, logged in, and compare its size"
 
@@ -37,15 +38,22 @@ def open_hdf5(path: str | Path, groups: Sequence[str] = ()) -> Iterator[h5py.Fil
 
     Parameters
     ----------
+    path : of a file, or its fsspec URL: that file is copied to the temporary folder, HDF5 reads local files alone
     groups : paths of the groups whose data sets will be read; one that HDF5 cannot walk through and live is refused
     """
-    _check_signature(Path(path))
-    about = Path(path).stat()
-    deadly = hdf5_probe.failure(str(path), about.st_size, about.st_mtime_ns, tuple(groups))
+    with local_copy(path) as local, _opened(local, path, groups) as file:
+        yield file
+
+
+@contextmanager
+def _opened(local: Path, path: str | Path, groups: Sequence[str]) -> Iterator[h5py.File]:
+    _check_signature(local, path)
+    about = local.stat()
+    deadly = hdf5_probe.failure(str(local), about.st_size, about.st_mtime_ns, tuple(groups))
     if deadly:
         raise InputError(path, deadly, DOWNLOAD_AGAIN)
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(local, "r") as file:
             yield file
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = one_line(str(error).strip("'\"") or type(error).__name__)
@@ -54,15 +62,15 @@ def open_hdf5(path: str | Path, groups: Sequence[str] = ()) -> Iterator[h5py.Fil
         raise InputError(path, f"HDF5 cannot read it ({reason})", DOWNLOAD_AGAIN) from error
 
 
-def _check_signature(path: Path) -> None:
-    if not path.is_file():
+def _check_signature(local: Path, path: str | Path) -> None:
+    if not local.is_file():
         raise InputError(path, "no such file", "check the path")
     try:
-        with path.open("rb") as stream:
+        with local.open("rb") as stream:
             head = stream.read(512)
     except OSError as error:
         raise InputError(path, f"it cannot be read ({error.strerror})", "check its permissions") from error
-    if head.startswith(_SIGNATURE) or h5py.is_hdf5(path):
+    if head.startswith(_SIGNATURE) or h5py.is_hdf5(local):
         return
     if not head:
         raise InputError(path, "the file is empty", DOWNLOAD_AGAIN)

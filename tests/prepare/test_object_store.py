@@ -10,8 +10,9 @@ import pytest
 from fusion3d.errors import ConfigError, InputError, StoreError
 from fusion3d.prepare import assembly
 from fusion3d.prepare.run import prepare
-from fusion3d.prepare.scene import AlsSource, Scene
+from fusion3d.prepare.scene import AlsSource, GediInput, Scene
 from fusion3d.store.reader import Store
+from tests.prepare.bad_files import gedi
 from tests.prepare.scenes import write_tiles
 
 
@@ -108,3 +109,20 @@ def test_a_scheduler_that_is_none_is_told_before_anything_is_made(tiles, tmp_pat
     with pytest.raises(ConfigError, match="no Dask scheduler answers"):
         prepare(scene(tiles), tmp_path / "scene.zarr", scheduler="tcp://127.0.0.1:1", quiet=True)
     assert not (tmp_path / "scene.zarr").exists()
+
+
+def test_footprints_in_a_bucket_make_the_table_of_those_in_a_folder(tiles, s3, tmp_path):
+    (tmp_path / "gedi").mkdir()
+    names = [gedi(tmp_path / "gedi", name=f"GEDI02_A_{number}.h5").name for number in range(2)]
+    fs = fsspec.filesystem("s3", skip_instance_cache=True)
+    for name in names:
+        fs.put_file(str(tmp_path / "gedi" / name), f"{s3}/granules/{name}")
+    found = {}
+    for place in (str(tmp_path / "gedi"), f"{s3}/granules"):
+        summary = prepare(scene(tiles, gedi=GediInput((place,))), tmp_path / f"{len(found)}.zarr", quiet=True)
+        assert summary.set_aside == []
+        store = Store.open(summary.out)
+        found[place] = store.footprints(store.grid.window)
+    here, there = found.values()
+    assert there.shot_number.tolist() == here.shot_number.tolist()
+    assert len(here.shot_number) == 4
