@@ -13,7 +13,7 @@ import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from fusion3d.errors import ConfigError, CRSError, InputError
+from fusion3d.errors import ConfigError, CRSError, InputError, one_line
 from fusion3d.evaluation.discs import discs
 from fusion3d.evaluation.footprint_weights import Gaussian
 from fusion3d.grid import map_crs, same_map_crs
@@ -206,7 +206,7 @@ def _read(path: Path, target: str, layer: str | None) -> tuple[Any, Polygons, CR
     except (InputError, ConfigError):
         raise
     except Exception as error:  # what GDAL's and Arrow's readers raise shares no base
-        raise InputError(path, f"cannot be read as plots ({' '.join(str(error).split())[:120]})", _EXPORT) from None
+        raise InputError(path, f"cannot be read as plots ({one_line(error)})", _EXPORT) from None
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise InputError(path, "has no geometry", "give plots as points or polygons, or a CSV with columns x and y")
     columns = pandas.DataFrame(frame.drop(columns=frame.geometry.name))
@@ -242,7 +242,7 @@ def _read_csv(path: Path) -> tuple[Any, Polygons, CRS | None]:
         except UnicodeDecodeError:
             frame = read("latin-1")
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(path, f"cannot be read as CSV ({' '.join(str(error).split())[:120]})", "give one header line") from None
+        raise InputError(path, f"cannot be read as CSV ({one_line(error)})", "give one header line") from None
     lower = {str(name).strip().lower(): name for name in frame.columns}
     pair = next((pair for pair in _COORDINATES if set(pair) <= set(lower)), None)
     if pair is None:

@@ -100,7 +100,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     except ImportError as error:
         package = re.search(r"[Ii]nstall (\w+)", str(error))
         remedy = f"install it (pip install {package[1]})" if package else "install what reads this protocol"
-        raise InputError(url, f"needs a package that is not installed ({' '.join(str(error).split())[:100]})", remedy) from None
+        raise InputError(url, f"needs a package that is not installed ({one_line(error)})", remedy) from None
     except Exception as error:
         raise remote_error(url, error) from None
 

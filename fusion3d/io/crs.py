@@ -14,7 +14,7 @@ from pyproj.crs import CompoundCRS
 from pyproj.exceptions import CRSError as PyprojCRSError
 from pyproj.exceptions import ProjError
 
-from fusion3d.errors import CRSError
+from fusion3d.errors import CRSError, one_line
 from fusion3d.grid import Bounds, parse_crs, rough_unit
 
 _TOLERANCE = 0.5
@@ -59,7 +59,7 @@ def understand_crs(crs: CRS | str, path: str | Path | None) -> CRS:
     try:
         parsed = crs if isinstance(crs, CRS) else CRS.from_user_input(crs)
     except PyprojCRSError:
-        raise CRSError(path, f"its CRS cannot be understood: {' '.join(str(crs).split())[:80]!r}", _REWRITE) from None
+        raise CRSError(path, f"its CRS cannot be understood: {one_line(crs, 80)!r}", _REWRITE) from None
     horizontal = _horizontal(parsed)
     named = _NAMED.fullmatch(horizontal.name)
     if named is None or horizontal.to_authority(min_confidence=100) is not None:

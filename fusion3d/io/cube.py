@@ -114,7 +114,7 @@ class _Step:
                 values = np.stack([part[self.step, 0, rows, cols].to_numpy() for part in cube.values[bands]])
             classes = None if cube.mask is None else cube.mask[self.step, rows, cols].to_numpy()
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise InputError(cube.path, f"cannot be decoded ({' '.join(str(error).split())[:160]})", _FETCH_AGAIN) from None
+            raise InputError(cube.path, f"cannot be decoded ({one_line(error)})", _FETCH_AGAIN) from None
         valid = ~is_nodata(values, cube.nodata)
         if classes is not None:
             valid &= np.isin(classes, cube.clear)

@@ -56,7 +56,7 @@ def _opened(local: Path, path: str | Path, groups: Sequence[str]) -> Iterator[h5
         with h5py.File(local, "r") as file:
             yield file
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = one_line(str(error).strip("'\"") or type(error).__name__)
+        reason = one_line(error).strip("'\"")
         if "truncated file" in str(error):
             raise InputError(path, "the HDF5 file is cut off: its end is missing", DOWNLOAD_AGAIN) from error
         raise InputError(path, f"HDF5 cannot read it ({reason})", DOWNLOAD_AGAIN) from error

@@ -160,17 +160,9 @@ def _written(
         if not mapped:
             raise ConfigError(f"no cell holds {least} points: map larger cells or give a lower --min-returns")
     return TileMetricsSummary(
-        path,
-        chosen,
-        place.column,
-        place.rows,
-        place.cols,
-        mapped,
-        points,
-        left_out,
-        tuple(sorted(set_aside)),
+        path, chosen, place.column, place.rows, place.cols, mapped, points, left_out, tuple(sorted(set_aside)),
         time.monotonic() - began,
-    )
+    )  # fmt: skip
 
 
 def height_metrics(

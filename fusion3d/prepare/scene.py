@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, InputError, one_line
 from fusion3d.io.binary_file import filesystem, is_url
 from fusion3d.io.gedi_hdf5 import HDF5_ENDINGS
 from fusion3d.io.las_layout import POINT_SUFFIXES as POINT_SUFFIXES
@@ -135,9 +135,7 @@ def read_scene(path: str | Path) -> Scene:
     try:
         raw = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(
-            path, f"not a readable scene file ({' '.join(str(error).split())[:120]})", "see configs/scene.yaml"
-        ) from None
+        raise InputError(path, f"not a readable scene file ({one_line(error)})", "see configs/scene.yaml") from None
     if not isinstance(raw, dict):
         raise InputError(path, "a scene file is a YAML mapping", "see configs/scene.yaml")
     base = path.parent

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from fusion3d.errors import Fusion3DError, InputError
+from fusion3d.errors import Fusion3DError, InputError, one_line
 from fusion3d.report.raster_view import facts
 from fusion3d.report.store_view import StoreView
 from fusion3d.store.reader import Store
@@ -95,9 +95,7 @@ class Material:
         try:
             values = yaml.safe_load(self.configuration_text or "")
         except yaml.YAMLError as error:
-            raise InputError(
-                self.run / "config.yaml", f"not YAML ({' '.join(str(error).split())[:100]})", "train again"
-            ) from None
+            raise InputError(self.run / "config.yaml", f"not YAML ({one_line(error)})", "train again") from None
         return values if isinstance(values, dict) else {}
 
     def option(self, room: str, name: str) -> Any:

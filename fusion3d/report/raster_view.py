@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
-from fusion3d.errors import Fusion3DError, InputError
+from fusion3d.errors import Fusion3DError, InputError, one_line
 from fusion3d.grid import Grid, Window, metric_unit, parse_crs, same_map_crs
 from fusion3d.io.alignment import rasterio_crs
 
@@ -149,4 +149,4 @@ def read_on(path: Path, place: Place, bands: list[int] | None = None, *, average
 def _unreadable(path: Path, error: Exception) -> InputError:
     if not path.exists():
         return InputError(path, "no such file", "check the path")
-    return InputError(path, f"cannot be read as a raster ({' '.join(str(error).split())[:120]})", "make it again")
+    return InputError(path, f"cannot be read as a raster ({one_line(error)})", "make it again")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pyproj import CRS, Transformer
 
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, InputError, one_line
 from fusion3d.grid import map_crs
 
 Float64 = npt.NDArray[np.float64]
@@ -109,7 +109,7 @@ def _from_layer(path: Path) -> tuple[Float64, Float64, CRS | None]:
     try:
         frame = geopandas.read_file(path, engine="pyogrio")
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError, RuntimeError) as error:
-        raise InputError(path, f"cannot be read as a layer ({' '.join(str(error).split())[:120]})", _REMEDY) from None
+        raise InputError(path, f"cannot be read as a layer ({one_line(error)})", _REMEDY) from None
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise InputError(path, "has no geometries", _REMEDY)
     if len(frame) and not (frame.geom_type == "Point").all():

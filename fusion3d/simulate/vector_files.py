@@ -18,7 +18,7 @@ import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 from fusion3d.io.geopackage import check_geopackage
 from fusion3d.io.whole_file import whole_file
 
@@ -86,7 +86,7 @@ class PointsFile:
             leftover.unlink(missing_ok=True)
 
     def _failed(self, error: BaseException) -> InputError:
-        return InputError(self.path, f"cannot be written ({' '.join(str(error).split())[:160]})", _FREE_SPACE)
+        return InputError(self.path, f"cannot be written ({one_line(error)})", _FREE_SPACE)
 
 
 def write_geojson(path: Path, features: Iterable[tuple[shapely.Geometry, Mapping[str, Any]]], crs: CRS) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion3d.errors import InputError
+from fusion3d.errors import InputError, one_line
 from fusion3d.io.json_file import file_of, has_format, parsing, read_json, write_json
 from fusion3d.io.whole_file import whole_file
 from fusion3d.tasks.conformal import Conformal
@@ -125,7 +125,7 @@ def read_arrays(path: Path, plain: dict[str, Any]) -> Arrays:
             raise InputError(beside, f"is not the one that {path.name} was written with", REFIT)
         return load(data)
     except (OSError, SafetensorError) as error:
-        raise InputError(beside, f"cannot be read ({' '.join(str(error).split())[:80]})", REFIT) from None
+        raise InputError(beside, f"cannot be read ({one_line(error)})", REFIT) from None
 
 
 def _old_ridge(plain: dict[str, Any]) -> TargetModel:

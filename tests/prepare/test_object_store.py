@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import fsspec
+import h5py
 import pytest
 
 from fusion3d.errors import ConfigError, InputError, StoreError
@@ -114,6 +115,8 @@ def test_a_scheduler_that_is_none_is_told_before_anything_is_made(tiles, tmp_pat
 def test_footprints_in_a_bucket_make_the_table_of_those_in_a_folder(tiles, s3, tmp_path):
     (tmp_path / "gedi").mkdir()
     names = [gedi(tmp_path / "gedi", name=f"GEDI02_A_{number}.h5").name for number in range(2)]
+    with h5py.File(tmp_path / "gedi" / names[1], "r+") as file:
+        file["BEAM0101/shot_number"][:] += 100
     fs = fsspec.filesystem("s3", skip_instance_cache=True)
     for name in names:
         fs.put_file(str(tmp_path / "gedi" / name), f"{s3}/granules/{name}")
@@ -125,4 +128,4 @@ def test_footprints_in_a_bucket_make_the_table_of_those_in_a_folder(tiles, s3, t
         found[place] = store.footprints(store.grid.window)
     here, there = found.values()
     assert there.shot_number.tolist() == here.shot_number.tolist()
-    assert len(here.shot_number) == 4
+    assert len(here.shot_number) == 8

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, InputError, one_line
 
 MOST_CLASSES = 254
 """Codes of one byte, less 0 and 255, one of which says that there is no class."""
@@ -128,7 +128,7 @@ def _mapping(path: str | Path, example: str) -> dict[str, Any]:
         # as text: `yes: building` is no boolean here, and 01 keeps its zero
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(path, f"cannot be read as YAML ({' '.join(str(error).split())[:80]})", "check its lines") from None
+        raise InputError(path, f"cannot be read as YAML ({one_line(error)})", "check its lines") from None
     if not isinstance(found, dict) or not found or not all(isinstance(key, str) for key in found):
         raise InputError(path, "is no table of classes", f"write a line such as `{example}` for each class")
     return found
