@@ -30,7 +30,7 @@ from fusion3d.pretraining.memory import parse_size
 from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meetings
 from fusion3d.pretraining.prediction import SubsetPrediction
 from fusion3d.pretraining.private import PrivateParts, check_private, decoded_width
-from fusion3d.pretraining.retention import RetentionTarget, make_decoder, retention_error
+from fusion3d.pretraining.retention import RetentionTarget, balanced, make_decoder, retention_error
 from fusion3d.pretraining.sharding import NAME, gather, is_sharded, make_rows_of_numbers, mesh_of, shard
 from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
@@ -58,7 +58,7 @@ class CrossModalPretraining(LightningModule):
     max_columns : columns contrasted a step and pair, at most
     chips_at_once : chips that an encoder holds in memory; a larger batch is encoded in pieces, with the same gradients
     memory_budget : of each process, for instance 6GiB (also --memory-budget): chooses the pieces of each sensor by a dry run
-    retention : weight of the reconstruction of hidden parts; 0 switches it off
+    retention : weight of the reconstruction of hidden parts, at 1 about as strong as the contrast (`balanced`); 0: off
     retention_target : what is reconstructed: the signal itself, or a frozen random projection of it
     prediction : weight of predicting the sensors of a step from a random subset of them, which trains the fusion; 0: no fusion
     prediction_teaches : its gradient reaches the encoders too, not the fusion alone
@@ -340,10 +340,11 @@ class CrossModalPretraining(LightningModule):
             aligned = self.alignment(views, drawn, (*key, _COLUMNS))
         loss, parts = aligned.loss, dict(aligned.parts)
         own_weight = of_any_rank(aligned.own_weight, self.sensors, self.device)
-        for name, weight in own_weight.items() if self.hparams["retention"] else []:
+        retention = balanced(self.hparams["retention"], len(self.sensors), self.hparams["temperature"])
+        for name, weight in own_weight.items() if retention else []:
             value = self.retain(views, name, (*key, _HIDING, self.sensors.index(name)), first)
             if value is not None:
-                loss = loss + self.hparams["retention"] * weight * value
+                loss = loss + retention * weight * value
                 parts[f"retention_{name}"] = value.detach()
         if self.fusion is not None and self.prediction is not None and own_weight:
             value, told = self.prediction(self.fusion, views, own_weight, stream(*key, _SUBSETS))

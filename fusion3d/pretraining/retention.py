@@ -95,6 +95,19 @@ def make_decoder(sensor: str, dimensions: int) -> nn.Module:
     return ProfileDecoder(dimensions) if sensor in ("als", "gedi") else PixelDecoder(dimensions)
 
 
+def balanced(weight: float, sensors: int, temperature: float) -> float:
+    """Factor of a sensor's retention beside the contrast with all other sensors, of about the same gradient where `weight` is 1.
+
+    A sensor is in as many pairs as there are others, and the gradient of a pair's contrast grows with one over the temperature;
+    the error of a reconstruction is a mean of order 1, whatever the number of sensors.
+
+    Parameters
+    ----------
+    temperature : at the start
+    """
+    return weight * max(1, sensors - 1) / temperature
+
+
 def retention_error(
     decoder: nn.Module,
     embedding: Float[Tensor, "sites dimensions"],

@@ -113,6 +113,24 @@ def test_retention_can_be_switched_off(store):
     assert len(module.decoders) == 0
 
 
+@pytest.mark.parametrize("sensors", [["als", "s2"], SENSORS])
+def test_retention_pulls_about_as_hard_as_the_contrast_however_many_sensors_there_are(store, sensors):
+    batch = read_chips(store, [(6, 8), (8, 26), (16, 4), (20, 28)], 8, sensors)
+
+    def gradients(retention: float) -> dict[str, torch.Tensor]:
+        module = CrossModalPretraining(scene={"sensors": sensors}, retention=retention, prediction=0.0)
+        module.configure_model()
+        total(module, batch, len(sensors) ** 2)[0].backward()
+        return {
+            name: torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in encoder.parameters()])
+            for name, encoder in module.encoders.items()
+        }
+
+    contrast, both = gradients(0.0), gradients(1.0)
+    for sensor in sensors:
+        assert 0.1 < (both[sensor] - contrast[sensor]).norm() / contrast[sensor].norm() < 10, sensor
+
+
 def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     first = model(seed=3).state_dict()
