@@ -20,7 +20,8 @@ from fusion3d.encoders.footprint_cells import footprints_to_cells
 from fusion3d.evaluation.columns import EmbeddedColumns
 from fusion3d.evaluation.labels import Float64, Samples, sample_columns
 from fusion3d.grid import Window
-from fusion3d.pretraining.module import CrossModalPretraining, rate
+from fusion3d.pretraining.module import CrossModalPretraining
+from fusion3d.pretraining.schedule import rate
 from fusion3d.store import Store
 
 _CHIPS = 2

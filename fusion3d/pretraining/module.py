@@ -31,11 +31,11 @@ from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meet
 from fusion3d.pretraining.prediction import SubsetPrediction
 from fusion3d.pretraining.private import PrivateParts, check_private, decoded_width
 from fusion3d.pretraining.retention import RetentionTarget, balanced, make_decoder, retention_error
+from fusion3d.pretraining.schedule import rate
 from fusion3d.pretraining.sharding import NAME, gather, is_sharded, make_rows_of_numbers, mesh_of, shard
 from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
 _PAIRS, _COLUMNS, _HIDING, _GLOBAL, _SUBSETS, _FURTHER = range(6)
-_FINAL_RATE = 0.01
 
 
 class CrossModalPretraining(LightningModule):
@@ -390,11 +390,3 @@ class CrossModalPretraining(LightningModule):
             mean = torch.stack(list(values.values())).mean()
             named = {f"val/contrast_{name}": value for name, value in values.items()}
             self.log_dict({**named, "val/loss": mean}, batch_size=batch.chips, on_epoch=True)
-
-
-def rate(step: int, warmup: int, total: int) -> float:
-    """Share of the learning rate at a step: linear up to `warmup`, then a cosine down to 1 % at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * done)) / 2

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
 from fusion3d.data.chips import read_chips
 from fusion3d.data.pairs import draw_pairs, stream
 from fusion3d.errors import ConfigError
-from fusion3d.pretraining.module import CrossModalPretraining, rate
+from fusion3d.pretraining.module import CrossModalPretraining
 from fusion3d.pretraining.objective import meeting_pairs
 from tests.data.scene import open_scene
 
@@ -159,10 +157,3 @@ def test_model_without_sensors_says_what_to_do():
 def test_impossible_options_are_refused(options, text):
     with pytest.raises(ConfigError, match=text):
         model(**options)
-
-
-def test_rate_rises_to_one_and_falls_to_a_hundredth():
-    assert [rate(step, 4, 104) for step in (0, 3, 4)] == [0.25, 1.0, 1.0]
-    assert rate(54, 4, 104) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 2)) / 2)
-    assert rate(104, 4, 104) == pytest.approx(0.01)
-    assert rate(0, 0, 1) == 1.0

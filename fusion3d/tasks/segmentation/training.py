@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusion3d.encoders.als import AlsEncoder
-from fusion3d.pretraining.module import rate
+from fusion3d.pretraining.schedule import rate
 from fusion3d.tasks.segmentation.network import PointClassifier
 from fusion3d.tasks.segmentation.pieces import Piece
 
