@@ -26,7 +26,7 @@ from fusion3d.pretraining.budget import Plan, plan_pieces
 from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, of_any_rank, total_over_ranks
 from fusion3d.pretraining.further_terms import FurtherTerms
 from fusion3d.pretraining.hiding import hide_by_chip
-from fusion3d.pretraining.memory import parse_size
+from fusion3d.pretraining.memory import give_back_freed_memory, parse_size
 from fusion3d.pretraining.objective import LocationContrast, meeting_pairs, meetings
 from fusion3d.pretraining.prediction import SubsetPrediction
 from fusion3d.pretraining.private import PrivateParts, check_private, decoded_width
@@ -36,6 +36,8 @@ from fusion3d.pretraining.sharding import NAME, gather, is_sharded, make_rows_of
 from fusion3d.pretraining.views import Cut, Views, equal_pieces, nothing_seen
 
 _PAIRS, _COLUMNS, _HIDING, _GLOBAL, _SUBSETS, _FURTHER = range(6)
+_TRIM_EVERY = 50
+"""Batches."""
 
 
 class CrossModalPretraining(LightningModule):
@@ -272,6 +274,8 @@ class CrossModalPretraining(LightningModule):
     def on_train_batch_start(self, batch: ChipBatch, batch_idx: int) -> None:
         """Layers that draw for themselves (dropout) draw the same in a resumed run."""
         torch.manual_seed(stream(*self._key(batch_idx), _GLOBAL).initial_seed())
+        if batch_idx % _TRIM_EVERY == 0:  # batches differ in size: what the C library keeps of freed blocks grows for hours
+            give_back_freed_memory()
         self.alignment.before_step()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
