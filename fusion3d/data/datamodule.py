@@ -28,10 +28,17 @@ class ChipDataset(Dataset[ChipBatch]):
     """Reads chips by address; each process opens the stores for itself."""
 
     def __init__(
-        self, paths: Sequence[str], size: int, sensors: Sequence[str], max_dates: int | None, max_points_per_column: int | None
+        self,
+        paths: Sequence[str],
+        size: int,
+        sensors: Sequence[str],
+        max_dates: int | None,
+        max_points_per_column: int | None,
+        min_points_per_column: int | None = None,
     ) -> None:
         self.paths, self.size, self.sensors = list(paths), size, list(sensors)
         self.max_dates, self.max_points_per_column = max_dates, max_points_per_column
+        self.min_points_per_column = min_points_per_column
         self._opened: dict[tuple[int, int], Store] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,10 +59,16 @@ class ChipDataset(Dataset[ChipBatch]):
             self.size,
             self.sensors if address.sensors is None else address.sensors,
             max_dates=self.max_dates,
-            max_points_per_column=self.max_points_per_column,
+            max_points_per_column=self._most_points(generator),
             generator=generator,
         )
         return replace(chip, drawn=address.drawn, store=torch.tensor([address.store]))
+
+    def _most_points(self, generator: np.random.Generator | None) -> int | None:
+        least, most = self.min_points_per_column, self.max_points_per_column
+        if generator is None or least is None or most is None:
+            return most
+        return round(least * (most / least) ** generator.random())
 
 
 class ChipDataModule(LightningDataModule):
@@ -79,6 +92,8 @@ class ChipDataModule(LightningDataModule):
     min_columns : columns that two sensors must have seen in a chip (1 is enough when one of them is gedi)
     max_dates : dates of a series read for a chip, sampled anew each time, all seasons alike
     max_points_per_column : thin denser columns to that many points; all points when not given
+    min_points_per_column : thin each training chip to a number drawn between this and max_points_per_column, small ones as
+        often as large ones (log-uniform): the encoder learns every density, and chips are lighter. Off when not given
     val_chips : chips for validation, at most
     num_workers : processes that read chips; 0 reads in the training process
     seed : decides the chips, the dates and the held-out part
@@ -103,6 +118,7 @@ class ChipDataModule(LightningDataModule):
         min_columns: int = 16,
         max_dates: int = 8,
         max_points_per_column: int | None = None,
+        min_points_per_column: int | None = None,
         val_chips: int = 32,
         num_workers: int = 0,
         seed: int = 0,
@@ -124,6 +140,16 @@ class ChipDataModule(LightningDataModule):
                 raise ConfigError(f"--data.{name} {value} must be at least {least}")
         if max_points_per_column is not None and max_points_per_column < 1:
             raise ConfigError(f"--data.max_points_per_column {max_points_per_column} must be at least 1")
+        if min_points_per_column is not None:
+            if max_points_per_column is None:
+                raise ConfigError(
+                    "--data.min_points_per_column needs --data.max_points_per_column: numbers are drawn between them"
+                )
+            if not 1 <= min_points_per_column <= max_points_per_column:
+                raise ConfigError(
+                    f"--data.min_points_per_column {min_points_per_column} must lie between 1 and --data.max_points_per_column "
+                    f"{max_points_per_column}"
+                )
         if pairs is not None and pairs < 1:
             raise ConfigError(f"--model.pairs {pairs} must be at least 1")
         self.pairs, self.pair_weights, self.strata = pairs, pair_weights, check_strata(strata)
@@ -133,6 +159,7 @@ class ChipDataModule(LightningDataModule):
         self.size, self.batch_size, self.wanted = size, batch_size, sensors
         self.holdout, self.region, self.buffer, self.min_columns = holdout, region, buffer, min_columns
         self.max_dates, self.max_points_per_column = max_dates, max_points_per_column
+        self.min_points_per_column = min_points_per_column
         self.val_chips, self.num_workers, self.seed = val_chips, num_workers, seed
         self.sensors: tuple[str, ...] = ()
         self.splits: list[Split] = []
@@ -275,7 +302,8 @@ class ChipDataModule(LightningDataModule):
         }
 
     def _dataset(self) -> ChipDataset:
-        return ChipDataset(self.paths, self.size, self.sensors, self.max_dates, self.max_points_per_column)
+        points = self.max_points_per_column, self.min_points_per_column
+        return ChipDataset(self.paths, self.size, self.sensors, self.max_dates, *points)
 
     def _start(self) -> int:
         # Batches count optimiser steps, which a checkpoint restores; its own batch counter lags by one in a step's checkpoint.

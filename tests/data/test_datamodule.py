@@ -56,6 +56,20 @@ def test_two_workers_read_the_same_batches_as_none_also_in_the_middle_of_a_run(p
     assert not same(alone[:2], alone[3:])
 
 
+def test_training_chips_are_thinned_to_numbers_between_the_least_and_the_most_and_validation_chips_to_the_most(path):
+    module = prepared(path, sensors=["als"], batch_size=1, max_points_per_column=8, min_points_per_column=1)
+
+    def fullest(loader) -> list[int]:
+        return [int(batch.als.row_splits.diff().max()) for batch in islice(loader, 60) if batch.als is not None]
+
+    trained, validated = fullest(module.train_dataloader()), fullest(module.val_dataloader())
+    assert set(validated) == {8}
+    assert set(trained) >= {1, 2, 3, 4, 6, 8}
+    assert max(trained) == 8
+    # log-uniform: 44 % of the numbers are below 2.5
+    assert 0.3 < np.mean(np.array(trained) <= 2) < 0.7
+
+
 def test_only_sensors_of_the_drawn_pairs_are_read_and_validation_reads_all(path):
     module = prepared(path, pairs=1, val_chips=4)
     seen = set()
@@ -232,5 +246,10 @@ def test_options_out_of_range_are_refused(path):
         ChipDataModule(path, pairs=0)
     with pytest.raises(ConfigError, match=r"--data\.buffer -1"):
         ChipDataModule(path, buffer=-1)
+    with pytest.raises(ConfigError, match=r"--data\.min_points_per_column needs --data\.max_points_per_column"):
+        ChipDataModule(path, min_points_per_column=5)
+    for least in (0, 9):
+        with pytest.raises(ConfigError, match=rf"--data\.min_points_per_column {least} .*max_points_per_column 8"):
+            ChipDataModule(path, min_points_per_column=least, max_points_per_column=8)
     with pytest.raises(ConfigError, match=r"--data\.strata biome"):
         ChipDataModule(path, strata=["biome"])
