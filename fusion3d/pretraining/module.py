@@ -60,7 +60,8 @@ class CrossModalPretraining(LightningModule):
     max_columns : columns contrasted a step and pair, at most
     chips_at_once : chips that an encoder holds in memory; a larger batch is encoded in pieces, with the same gradients
     memory_budget : of each process, for instance 6GiB (also --memory-budget): chooses the pieces of each sensor by a dry run
-    retention : weight of the reconstruction of hidden parts, at 1 about as strong as the contrast (`balanced`); 0: off
+    retention : weight of the reconstruction of hidden parts: at 1 about as strong as the contrast, larger to keep more of what
+        only one sensor knows, 0: off
     retention_target : what is reconstructed: the signal itself, or a frozen random projection of it
     prediction : weight of predicting the sensors of a step from a random subset of them, which trains the fusion; 0: no fusion
     prediction_teaches : its gradient reaches the encoders too, not the fusion alone
