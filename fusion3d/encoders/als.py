@@ -2,7 +2,8 @@
 
 ::
 
-    points -> voxels (height, density, intensity, returns) -> U-Net -> attention and maximum over each cell -> features
+    points -> voxels (height, density, intensity, returns) -> U-Net -> attention and maximum over each cell -+-> features
+    points -> statistics of each cell (quantiles of height and intensity, cover and intensity by layer) -----+
 
 Voxels count from the store's origin, so a voxel sees the same network whichever chip or tile it was cut into. Cells of 2, 4, ...
 columns a side are encoded on voxels of 2, 4, ... times the size: a coarser map costs less.
@@ -18,15 +19,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fusion3d.data.observation import POINT_ATTRIBUTES, ChipBatch, PointObservation
+from fusion3d.encoders.cell_statistics import STATISTICS, cell_statistics
 from fusion3d.encoders.output import CellGrid, ColumnEmbedding, EmbeddingHead
 from fusion3d.encoders.registry import Encoder, register, sensor_missing
 from fusion3d.errors import ConfigError
 from fusion3d.ops import (
-    Csr,
     Voxels,
     column_of_row,
     column_pool,
-    column_quantile,
     csr_by_column,
     softmax_pool,
     voxel_row_splits,
@@ -37,7 +37,6 @@ from fusion3d.sparse import SparseTensor, UNet
 LOWEST, HIGHEST = -5.0, 120.0
 """Heights above ground (m) outside of which a return is taken for noise: under the ground, or above the tallest trees."""
 
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _TALL = 20.0
 _INPUTS = 4 + len(POINT_ATTRIBUTES)
 
@@ -79,7 +78,7 @@ class AlsEncoder(Encoder):
         per_level = [channels + level * channels // 2 for level in range(levels)]
         self.unet = UNet(_INPUTS, per_level, [blocks] * levels)
         self.score = nn.Linear(channels, heads, bias=False)  # a softmax does not see a bias
-        self.head = EmbeddingHead(2 * channels + 1 + len(_QUANTILES), width, shared_dim)
+        self.head = EmbeddingHead(2 * channels + STATISTICS, width, shared_dim)
 
     def receptive_field(self, column: float, *, voxel: float | None = None, cell: float | None = None) -> int:
         """Columns that the U-Net sees around a column, on the voxels that `cell` is encoded with."""
@@ -114,7 +113,7 @@ class AlsEncoder(Encoder):
             (
                 softmax_pool(found.features, self.score(found.features), groups.row_splits, groups.permutation),
                 column_pool(found.features, groups.row_splits, "max", groups.permutation),
-                *self._heights(points, by_cell),
+                cell_statistics(points.height, points.attributes, by_cell),
             ),
             dim=1,
         )
@@ -185,13 +184,6 @@ class AlsEncoder(Encoder):
         inside = ((cells >= 0) & (cells < grid.per_side)).all(dim=1)
         cell = (chip * grid.per_side + cells[:, 0]) * grid.per_side + cells[:, 1]
         return torch.where(inside, cell, -1)
-
-    def _heights(self, points: _Points, by_cell: Csr) -> tuple[Tensor, Tensor]:
-        """Logarithm of the number of points, and quantiles of height, of each cell; 0 where there is none."""
-        quantiles = points.height.new_tensor(_QUANTILES)
-        heights = column_quantile(points.height[by_cell.permutation], by_cell.row_splits, quantiles)
-        count = by_cell.row_splits.diff().to(self.dtype).log1p()[:, None]
-        return count / 4, heights.nan_to_num(0.0) / _TALL
 
 
 def _coarsening(merge: int) -> int:
