@@ -18,6 +18,7 @@ from fusion3d.data.observation import (
     PointObservation,
     RasterObservation,
 )
+from fusion3d.data.turn import turns
 from fusion3d.errors import ConfigError
 from fusion3d.grid import Window
 from fusion3d.io.las_layout import NOISE_CLASSES as NOISE_CLASSES
@@ -255,6 +256,7 @@ def collate(batches: Sequence[ChipBatch]) -> ChipBatch:
         rasters={name: _join_raster(name, batches) for name in names},
         drawn=first.drawn,
         store=None if all(batch.store is None for batch in batches) else torch.cat([batch.scene for batch in batches]),
+        turn=None if all(batch.turn is None for batch in batches) else torch.cat([turns(batch) for batch in batches]),
     )
 
 

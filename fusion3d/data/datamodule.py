@@ -20,6 +20,7 @@ from fusion3d.data.observation import ChipBatch
 from fusion3d.data.sampler import ChipSampler
 from fusion3d.data.split import Mask, Split
 from fusion3d.data.strata import check_strata, class_rasters, survey
+from fusion3d.data.turn import TURNS, turned
 from fusion3d.errors import ConfigError, StoreError
 from fusion3d.store import Store
 
@@ -35,10 +36,11 @@ class ChipDataset(Dataset[ChipBatch]):
         max_dates: int | None,
         max_points_per_column: int | None,
         min_points_per_column: int | None = None,
+        augment: bool = False,
     ) -> None:
         self.paths, self.size, self.sensors = list(paths), size, list(sensors)
         self.max_dates, self.max_points_per_column = max_dates, max_points_per_column
-        self.min_points_per_column = min_points_per_column
+        self.min_points_per_column, self.augment = min_points_per_column, augment
         self._opened: dict[tuple[int, int], Store] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,6 +64,8 @@ class ChipDataset(Dataset[ChipBatch]):
             max_points_per_column=self._most_points(generator),
             generator=generator,
         )
+        if self.augment and generator is not None:
+            chip = turned(chip, int(generator.integers(TURNS)))
         return replace(chip, drawn=address.drawn, store=torch.tensor([address.store]))
 
     def _most_points(self, generator: np.random.Generator | None) -> int | None:
@@ -94,6 +98,8 @@ class ChipDataModule(LightningDataModule):
     max_points_per_column : thin denser columns to that many points; all points when not given
     min_points_per_column : thin each training chip to a number drawn between this and max_points_per_column, small ones as
         often as large ones (log-uniform): the encoder learns every density, and chips are lighter. Off when not given
+    augment : turn and mirror each training chip at random, all sensors alike: eight scenes out of one. Not for chips whose
+        validation or features are looked at: those lie as they are
     val_chips : chips for validation, at most
     num_workers : processes that read chips; 0 reads in the training process
     seed : decides the chips, the dates and the held-out part
@@ -119,6 +125,7 @@ class ChipDataModule(LightningDataModule):
         max_dates: int = 8,
         max_points_per_column: int | None = None,
         min_points_per_column: int | None = None,
+        augment: bool = False,
         val_chips: int = 32,
         num_workers: int = 0,
         seed: int = 0,
@@ -159,7 +166,7 @@ class ChipDataModule(LightningDataModule):
         self.size, self.batch_size, self.wanted = size, batch_size, sensors
         self.holdout, self.region, self.buffer, self.min_columns = holdout, region, buffer, min_columns
         self.max_dates, self.max_points_per_column = max_dates, max_points_per_column
-        self.min_points_per_column = min_points_per_column
+        self.min_points_per_column, self.augment = min_points_per_column, augment
         self.val_chips, self.num_workers, self.seed = val_chips, num_workers, seed
         self.sensors: tuple[str, ...] = ()
         self.splits: list[Split] = []
@@ -303,7 +310,7 @@ class ChipDataModule(LightningDataModule):
 
     def _dataset(self) -> ChipDataset:
         points = self.max_points_per_column, self.min_points_per_column
-        return ChipDataset(self.paths, self.size, self.sensors, self.max_dates, *points)
+        return ChipDataset(self.paths, self.size, self.sensors, self.max_dates, *points, self.augment)
 
     def _start(self) -> int:
         # Batches count optimiser steps, which a checkpoint restores; its own batch counter lags by one in a step's checkpoint.

@@ -176,6 +176,7 @@ class ChipBatch(_Movable):
     drawn : pairs of sensors that the chips were drawn for, where only those were read; None where all sensors were
     store : number of the store that each chip is from; None where all are from one. Rows and columns of different stores have
         nothing to do with each other
+    turn : how each chip was turned, as `fusion3d.data.turn` has it; None where all lie as they are on the ground
     """
 
     origin: Int64[Tensor, "chips 2"]
@@ -187,6 +188,7 @@ class ChipBatch(_Movable):
     rasters: Mapping[str, RasterObservation] = field(default_factory=dict)
     drawn: tuple[DrawnPair, ...] | None = None
     store: Int64[Tensor, " chips"] | None = None
+    turn: Int64[Tensor, " chips"] | None = None
 
     @property
     def chips(self) -> int:
@@ -209,6 +211,7 @@ class ChipBatch(_Movable):
             self,
             origin=self.origin[start:stop],
             store=None if self.store is None else self.store[start:stop],
+            turn=None if self.turn is None else self.turn[start:stop],
             als=None if self.als is None else self.als.part(start * side, stop * side),
             gedi=None if self.gedi is None else self.gedi.part(start, stop),
             rasters={name: raster.part(start, stop) for name, raster in self.rasters.items()},

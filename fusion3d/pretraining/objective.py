@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fusion3d.data.observation import ChipBatch, RasterObservation
 from fusion3d.data.pairs import Pair
+from fusion3d.data.turn import ground_position
 from fusion3d.errors import ConfigError
 from fusion3d.ops import contrast, footprint_pool
 from fusion3d.pretraining.distributed import counts_by_rank, gather_rows, rank
@@ -193,10 +194,9 @@ class LocationContrast(nn.Module):
             present=columns.present,
         )
         keep = footprints.present & (mass >= _LEAST_MASS)
-        corner = batch.origin.to(device).double()[chip] * batch.column
         unit = nn.functional.normalize(pooled[keep], dim=1)
         vectors = footprints.vectors[keep]
-        place = (corner.flip(1) + position)[keep], batch.scene.to(device)[chip][keep]
+        place = ground_position(batch, chip, position)[keep], batch.scene.to(device)[chip][keep]
         return Sites(*((vectors, unit) if pair[0] == "gedi" else (unit, vectors)), *place)
 
 
@@ -249,8 +249,7 @@ def _some_of(count: int, most: int, generator: torch.Generator) -> Tensor:
 
 def column_position(batch: ChipBatch, device: torch.device | str = "cpu") -> Float64[Tensor, "columns 2"]:
     """[M, 2] metres east and south of the store's first column's corner, of the centres of a batch's columns."""
-    at = torch.arange(batch.size, device=device)
-    origin = batch.origin.to(device)
-    south = (origin[:, 0, None, None] + at[None, :, None]).expand(-1, -1, batch.size)
-    east = (origin[:, 1, None, None] + at[None, None, :]).expand(-1, batch.size, -1)
-    return (torch.stack([east, south], dim=-1).reshape(-1, 2).double() + 0.5) * batch.column
+    at = torch.arange(batch.columns, device=device)
+    chip, inside = at // batch.size**2, at % batch.size**2
+    place = torch.stack([inside % batch.size, inside // batch.size], dim=1).double() + 0.5
+    return ground_position(batch, chip, place * batch.column)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fusion3d.data.observation import ChipBatch
+from fusion3d.data.turn import ground_position
 from fusion3d.ops import footprint_pool
 from fusion3d.pretraining.baselines.masking import footprint_column
 from fusion3d.pretraining.objective import Embedded, LocationContrast, column_position
@@ -102,8 +103,9 @@ def _footprints(batch: ChipBatch, columns: Mapping[str, Embedded], gedi: Embedde
         )
         under[name] = Embedded(normalize(pooled, dim=1), gedi.present & (mass >= _LEAST_MASS))
     vectors, present = _stacked(under)
-    corner = batch.origin.to(observed.chip.device)[observed.chip].flip(1).double() * batch.column
-    position = _placed(corner + observed.position, batch.scene.to(observed.chip.device)[observed.chip], batch)
+    position = _placed(
+        ground_position(batch, observed.chip, observed.position), batch.scene.to(observed.chip.device)[observed.chip], batch
+    )
     return Places(tuple(under), vectors, present, observed.chip, position, exclusion_radius(batch, contrast))
 
 
