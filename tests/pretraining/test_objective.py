@@ -75,6 +75,36 @@ def test_a_column_seen_in_two_chips_is_no_negative_of_itself():
     assert loss.item() == pytest.approx(((forth + back) / 2 - similarity.diagonal()).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("turn", "axes"), [(1, (2,)), (2, (1,)), (3, (1, 2)), (4, ()), (7, (1, 2))])
+def test_a_column_seen_in_a_turned_chip_is_no_negative_of_itself(turn, axes):
+    def twice(vectors):
+        """Those of a chip, and of the same chip turned."""
+        grid = vectors.reshape(1, 3, 3, 4).flip(axes)
+        return torch.cat([vectors, (grid.transpose(1, 2) if turn & 4 else grid).reshape(9, 4)])
+
+    a, b, seen = unit(9, 4), unit(9, 4, seed=1), torch.ones(18, dtype=torch.bool)
+    contrast, flat = LocationContrast(0.2), plain_batch(((5, 5), (5, 5)))
+    expected, _ = contrast(
+        flat, ("als", "s2"), {"als": Embedded(a.repeat(2, 1), seen), "s2": Embedded(b.repeat(2, 1), seen)}, stream(0)
+    )
+    embedded = {"als": Embedded(twice(a), seen), "s2": Embedded(twice(b), seen)}
+    found, _ = contrast(replace(flat, turn=torch.tensor([0, turn])), ("als", "s2"), embedded, stream(0))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert contrast(flat, ("als", "s2"), embedded, stream(0))[0].item() != pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_footprint_seen_in_a_turned_chip_is_no_negative_of_itself():
+    gedi = replace(gedi_at((4.0, 15.0), (26.0, 15.0)), chip=torch.tensor([0, 1]))
+    batch = replace(plain_batch(((5, 5), (5, 5)), gedi=gedi), turn=torch.tensor([0, 1]))
+    embedded = {
+        "gedi": Embedded(unit(2, 4, seed=2), torch.ones(2, dtype=torch.bool)),
+        "s2": Embedded(unit(18, 4), torch.ones(18, dtype=torch.bool)),
+    }
+    loss, number = LocationContrast(0.2)(batch, ("gedi", "s2"), embedded, stream(0))
+    assert number == 2
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+
 def test_same_column_numbers_in_different_stores_are_negatives_of_each_other():
     batch = replace(plain_batch(((5, 5), (5, 5))), store=torch.tensor([0, 1]))
     a, b = unit(18, 4), unit(18, 4, seed=1)
