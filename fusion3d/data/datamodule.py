@@ -98,8 +98,8 @@ class ChipDataModule(LightningDataModule):
     max_points_per_column : thin denser columns to that many points; all points when not given
     min_points_per_column : thin each training chip to a number drawn between this and max_points_per_column, small ones as
         often as large ones (log-uniform): the encoder learns every density, and chips are lighter. Off when not given
-    augment : turn and mirror each training chip at random, all sensors alike: eight scenes out of one. Not for chips whose
-        validation or features are looked at: those lie as they are
+    augment : turn and mirror each training chip at random, all sensors alike: eight scenes out of one. Chips of validation lie
+        as they are
     val_chips : chips for validation, at most
     num_workers : processes that read chips; 0 reads in the training process
     seed : decides the chips, the dates and the held-out part
