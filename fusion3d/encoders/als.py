@@ -24,9 +24,11 @@ from fusion3d.encoders.output import CellGrid, ColumnEmbedding, EmbeddingHead
 from fusion3d.encoders.registry import Encoder, register, sensor_missing
 from fusion3d.errors import ConfigError
 from fusion3d.ops import (
+    Csr,
     Voxels,
     column_of_row,
     column_pool,
+    column_quantile,
     csr_by_column,
     softmax_pool,
     voxel_row_splits,
@@ -37,6 +39,7 @@ from fusion3d.sparse import SparseTensor, UNet
 LOWEST, HIGHEST = -5.0, 120.0
 """Heights above ground (m) outside of which a return is taken for noise: under the ground, or above the tallest trees."""
 
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _TALL = 20.0
 _INPUTS = 4 + len(POINT_ATTRIBUTES)
 
@@ -62,6 +65,7 @@ class AlsEncoder(Encoder):
     levels : of the U-Net; voxels double from one to the next
     blocks : residual blocks per level
     heads : of the attention over the voxels of a cell
+    statistics : give the head the statistics of each cell, not the quantiles of height alone
     """
 
     kind = "als"
@@ -71,14 +75,20 @@ class AlsEncoder(Encoder):
         "base": {"width": 384, "shared_dim": 256, "channels": 64, "levels": 4, "blocks": 2, "heads": 8},
     }
 
-    def __init__(self, width: int, shared_dim: int, channels: int, levels: int, blocks: int, heads: int) -> None:
-        super().__init__(width=width, shared_dim=shared_dim, channels=channels, levels=levels, blocks=blocks, heads=heads)
+    def __init__(
+        self, width: int, shared_dim: int, channels: int, levels: int, blocks: int, heads: int, statistics: bool = False
+    ) -> None:
+        options = {"statistics": True} if statistics else {}
+        super().__init__(
+            width=width, shared_dim=shared_dim, channels=channels, levels=levels, blocks=blocks, heads=heads, **options
+        )
+        self.statistics = statistics
         if channels % heads:
             raise ConfigError(f"{channels} channels cannot be shared out between {heads} heads; take a multiple")
         per_level = [channels + level * channels // 2 for level in range(levels)]
         self.unet = UNet(_INPUTS, per_level, [blocks] * levels)
         self.score = nn.Linear(channels, heads, bias=False)  # a softmax does not see a bias
-        self.head = EmbeddingHead(2 * channels + STATISTICS, width, shared_dim)
+        self.head = EmbeddingHead(2 * channels + (STATISTICS if statistics else 1 + len(_QUANTILES)), width, shared_dim)
 
     def receptive_field(self, column: float, *, voxel: float | None = None, cell: float | None = None) -> int:
         """Columns that the U-Net sees around a column, on the voxels that `cell` is encoded with."""
@@ -113,7 +123,7 @@ class AlsEncoder(Encoder):
             (
                 softmax_pool(found.features, self.score(found.features), groups.row_splits, groups.permutation),
                 column_pool(found.features, groups.row_splits, "max", groups.permutation),
-                cell_statistics(points.height, points.attributes, by_cell),
+                *self._of_cells(points, by_cell),
             ),
             dim=1,
         )
@@ -184,6 +194,18 @@ class AlsEncoder(Encoder):
         inside = ((cells >= 0) & (cells < grid.per_side)).all(dim=1)
         cell = (chip * grid.per_side + cells[:, 0]) * grid.per_side + cells[:, 1]
         return torch.where(inside, cell, -1)
+
+    def _of_cells(self, points: _Points, by_cell: Csr) -> tuple[Tensor, ...]:
+        if self.statistics:
+            return (cell_statistics(points.height, points.attributes, by_cell),)
+        return self._heights(points, by_cell)
+
+    def _heights(self, points: _Points, by_cell: Csr) -> tuple[Tensor, Tensor]:
+        """Logarithm of the number of points, and quantiles of height, of each cell; 0 where there is none."""
+        quantiles = points.height.new_tensor(_QUANTILES)
+        heights = column_quantile(points.height[by_cell.permutation], by_cell.row_splits, quantiles)
+        count = by_cell.row_splits.diff().to(self.dtype).log1p()[:, None]
+        return count / 4, heights.nan_to_num(0.0) / _TALL
 
 
 def _coarsening(merge: int) -> int:

@@ -179,3 +179,14 @@ def test_embeddings_tell_tall_from_low_and_dense_from_sparse(encoder):
 def test_heads_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(ConfigError, match="16 channels cannot be shared out between 5 heads"):
         build("als", "tiny", heads=5)
+
+
+def test_statistics_of_cells_are_an_option_that_is_kept():
+    found = build("als", "tiny", statistics=True)
+    assert found.hyperparameters["statistics"] is True
+    assert "statistics" not in build("als", "tiny").hyperparameters
+    batch = chips(sensors=("als",))
+    with torch.no_grad():
+        plain = found(batch).features
+        bright = found(replace(batch, als=replace(batch.als, attributes=batch.als.attributes * 2))).features
+    assert (plain - bright).norm(dim=1).min() > 1e-2
