@@ -3,7 +3,7 @@
 ::
 
     points -> voxels (height, density, intensity, returns) -> U-Net -> attention and maximum over each cell -+-> features
-    points -> statistics of each cell (quantiles of height and intensity, cover and intensity by layer) -----+
+    points -> quantiles of height of each cell, or its statistics (`cell_statistics`) ----------------------+
 
 Voxels count from the store's origin, so a voxel sees the same network whichever chip or tile it was cut into. Cells of 2, 4, ...
 columns a side are encoded on voxels of 2, 4, ... times the size: a coarser map costs less.
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fusion3d.data.observation import POINT_ATTRIBUTES, ChipBatch, PointObservation
-from fusion3d.encoders.cell_statistics import STATISTICS, cell_statistics
+from fusion3d.encoders.cell_statistics import QUANTILES, STATISTICS, cell_statistics
 from fusion3d.encoders.output import CellGrid, ColumnEmbedding, EmbeddingHead
 from fusion3d.encoders.registry import Encoder, register, sensor_missing
 from fusion3d.errors import ConfigError
@@ -39,7 +39,6 @@ from fusion3d.sparse import SparseTensor, UNet
 LOWEST, HIGHEST = -5.0, 120.0
 """Heights above ground (m) outside of which a return is taken for noise: under the ground, or above the tallest trees."""
 
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _TALL = 20.0
 _INPUTS = 4 + len(POINT_ATTRIBUTES)
 
@@ -88,7 +87,7 @@ class AlsEncoder(Encoder):
         per_level = [channels + level * channels // 2 for level in range(levels)]
         self.unet = UNet(_INPUTS, per_level, [blocks] * levels)
         self.score = nn.Linear(channels, heads, bias=False)  # a softmax does not see a bias
-        self.head = EmbeddingHead(2 * channels + (STATISTICS if statistics else 1 + len(_QUANTILES)), width, shared_dim)
+        self.head = EmbeddingHead(2 * channels + (STATISTICS if statistics else 1 + len(QUANTILES)), width, shared_dim)
 
     def receptive_field(self, column: float, *, voxel: float | None = None, cell: float | None = None) -> int:
         """Columns that the U-Net sees around a column, on the voxels that `cell` is encoded with."""
@@ -202,7 +201,7 @@ class AlsEncoder(Encoder):
 
     def _heights(self, points: _Points, by_cell: Csr) -> tuple[Tensor, Tensor]:
         """Logarithm of the number of points, and quantiles of height, of each cell; 0 where there is none."""
-        quantiles = points.height.new_tensor(_QUANTILES)
+        quantiles = points.height.new_tensor(QUANTILES)
         heights = column_quantile(points.height[by_cell.permutation], by_cell.row_splits, quantiles)
         count = by_cell.row_splits.diff().to(self.dtype).log1p()[:, None]
         return count / 4, heights.nan_to_num(0.0) / _TALL

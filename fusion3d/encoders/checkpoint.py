@@ -61,6 +61,5 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         encoder.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = one_line(error)
-        remedy = "write it with save_encoder; train one of an earlier version again"
-        raise InputError(path, f"not an encoder of fusion3d, or damaged ({reason})", remedy) from None
+        raise InputError(path, f"not an encoder of fusion3d, or damaged ({reason})", "write it with save_encoder") from None
     return encoder.to(device).eval()
