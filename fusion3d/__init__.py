@@ -12,6 +12,7 @@ The five calls that a notebook needs are here; each loads what it needs when it 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +27,11 @@ _CALLS = {
 }
 
 __all__ = ["__version__", *sorted(_CALLS)]
+
+
+# oneDNN keeps what it compiled for each of the last 1,024 shapes. Layers on points never see a shape twice: a process that trains
+# would grow by 40 to 100 MiB for nothing. Read when the first layer runs; what the user has set stays.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
 def __getattr__(name: str) -> Any:
