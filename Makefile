@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench gate sanitize browser format clean
+.PHONY: demo test lint bench gate sanitize sanitize-address sanitize-thread browser format clean
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py --out demo
@@ -25,8 +25,10 @@ gate: $(STAMP)
 	$(BIN)/python cuda_ext/compile_gate.py
 
 # TESTS=tests/cuda_ext/test_every_operator.py: only those
-sanitize: $(STAMP)
-	cuda_ext/sanitize.sh $(TESTS)
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address sanitize-thread: sanitize-%: $(STAMP)
+	cuda_ext/sanitize.sh $* $(TESTS)
 
 # Headless Chromium opens the report in a test; without it that test is skipped.
 browser:
