@@ -87,14 +87,14 @@ def test_loss_falls_and_same_place_grows_alike_when_trained_on_one_batch(store, 
         return float(similar.diagonal().mean() - similar.mean())
 
     before, losses = agreement(), []
-    for _ in range(12):
+    for _ in range(36):  # with 12, the seed decided
         optimizer.zero_grad()
         loss, _ = total(module, batch)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert agreement() > before + 0.05
+    assert agreement() > before + 0.2
 
 
 @pytest.mark.parametrize("way", WAYS)

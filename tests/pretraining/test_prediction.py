@@ -232,7 +232,7 @@ def trained(store) -> CrossModalPretraining:
         for name in batch.sensors:
             views.embedding(name)
     pairs = [("als", "s2"), ("als", "ortho"), ("ortho", "s2")]
-    for step in range(150):
+    for step in range(450):
         weights = dict.fromkeys(pairs[step % 3], 1.0)
         loss, _ = module.prediction(module.fusion, views, weights, stream(step))
         optimizer.zero_grad()
