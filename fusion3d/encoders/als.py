@@ -3,7 +3,7 @@
 ::
 
     points -> voxels (height, density, intensity, returns) -> U-Net -> attention and maximum over each cell -+-> features
-    points -> quantiles of height of each cell, or its statistics (`cell_statistics`) ----------------------+
+    points -> density, quantiles of height and statistics of each cell (`cell_statistics`) -----------------+
 
 Voxels count from the store's origin, so a voxel sees the same network whichever chip or tile it was cut into. Cells of 2, 4, ...
 columns a side are encoded on voxels of 2, 4, ... times the size: a coarser map costs less.
@@ -64,22 +64,27 @@ class AlsEncoder(Encoder):
     levels : of the U-Net; voxels double from one to the next
     blocks : residual blocks per level
     heads : of the attention over the voxels of a cell
-    statistics : give the head the statistics of each cell, not the quantiles of height alone
+    statistics : give the head the statistics of each cell beside its quantiles of height; encoders that do not say have none
     """
 
     kind = "als"
     presets = {
-        "tiny": {"width": 96, "shared_dim": 64, "channels": 16, "levels": 3, "blocks": 1, "heads": 4},
-        "small": {"width": 192, "shared_dim": 128, "channels": 32, "levels": 4, "blocks": 1, "heads": 8},
-        "base": {"width": 384, "shared_dim": 256, "channels": 64, "levels": 4, "blocks": 2, "heads": 8},
+        "tiny": {"width": 96, "shared_dim": 64, "channels": 16, "levels": 3, "blocks": 1, "heads": 4, "statistics": True},
+        "small": {"width": 192, "shared_dim": 128, "channels": 32, "levels": 4, "blocks": 1, "heads": 8, "statistics": True},
+        "base": {"width": 384, "shared_dim": 256, "channels": 64, "levels": 4, "blocks": 2, "heads": 8, "statistics": True},
     }
 
     def __init__(
         self, width: int, shared_dim: int, channels: int, levels: int, blocks: int, heads: int, statistics: bool = False
     ) -> None:
-        options = {"statistics": True} if statistics else {}
         super().__init__(
-            width=width, shared_dim=shared_dim, channels=channels, levels=levels, blocks=blocks, heads=heads, **options
+            width=width,
+            shared_dim=shared_dim,
+            channels=channels,
+            levels=levels,
+            blocks=blocks,
+            heads=heads,
+            statistics=statistics,
         )
         self.statistics = statistics
         if channels % heads:
@@ -87,7 +92,8 @@ class AlsEncoder(Encoder):
         per_level = [channels + level * channels // 2 for level in range(levels)]
         self.unet = UNet(_INPUTS, per_level, [blocks] * levels)
         self.score = nn.Linear(channels, heads, bias=False)  # a softmax does not see a bias
-        self.head = EmbeddingHead(2 * channels + (STATISTICS if statistics else 1 + len(QUANTILES)), width, shared_dim)
+        pooled = 2 * channels + 1 + len(QUANTILES) + (STATISTICS if statistics else 0)
+        self.head = EmbeddingHead(pooled, width, shared_dim)
 
     def receptive_field(self, column: float, *, voxel: float | None = None, cell: float | None = None) -> int:
         """Columns that the U-Net sees around a column, on the voxels that `cell` is encoded with."""
@@ -195,16 +201,12 @@ class AlsEncoder(Encoder):
         return torch.where(inside, cell, -1)
 
     def _of_cells(self, points: _Points, by_cell: Csr) -> tuple[Tensor, ...]:
-        if self.statistics:
-            return (cell_statistics(points.height, points.attributes, by_cell),)
-        return self._heights(points, by_cell)
-
-    def _heights(self, points: _Points, by_cell: Csr) -> tuple[Tensor, Tensor]:
-        """Logarithm of the number of points, and quantiles of height, of each cell; 0 where there is none."""
+        """Logarithm of the number of points, quantiles of height, and statistics, of each cell; 0 where there is no point."""
         quantiles = points.height.new_tensor(QUANTILES)
         heights = column_quantile(points.height[by_cell.permutation], by_cell.row_splits, quantiles)
         count = by_cell.row_splits.diff().to(self.dtype).log1p()[:, None]
-        return count / 4, heights.nan_to_num(0.0) / _TALL
+        found = count / 4, heights.nan_to_num(0.0) / _TALL
+        return (*found, cell_statistics(points.height, points.attributes, by_cell)) if self.statistics else found
 
 
 def _coarsening(merge: int) -> int:

@@ -15,7 +15,7 @@ from fusion3d.ops import Csr, column_of_row, column_pool, column_quantile
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LAYERS = (-math.inf, 0.25, 2.0, 10.0, math.inf)
 """Heights (m) that part ground, low vegetation, shrubs and trees."""
-STATISTICS = 1 + 2 * len(QUANTILES) + 2 * (1 + len(POINT_ATTRIBUTES)) + 3 * (len(LAYERS) - 1)
+STATISTICS = 2 * len(QUANTILES) + 2 * (1 + len(POINT_ATTRIBUTES)) + 3 * (len(LAYERS) - 1)
 
 
 def cell_statistics(
@@ -23,9 +23,9 @@ def cell_statistics(
 ) -> Float[Tensor, "cells statistics"]:
     """[cells, STATISTICS], about 1 in size each; 0 in a cell without points.
 
-    A quarter of the logarithm of 1 + the number of points; quantiles of height and of intensity; means of height and of each
-    attribute; twice their standard deviations; and of each layer the share of the points, and their mean intensity and return
-    fraction. Heights h are asinh(h): 20 cm are told from 40 cm as 20 m from 40 m. Attributes a are 2 a - 1.
+    Quantiles of height and of intensity; means of height and of each attribute; twice their standard deviations; and of each
+    layer the share of the points, and their mean intensity and return fraction. Heights h are asinh(h): 20 cm are told
+    from 40 cm as 20 m from 40 m. Attributes a are 2 a - 1.
 
     Parameters
     ----------
@@ -50,5 +50,4 @@ def cell_statistics(
         inside = ((height >= low) & (height < high)).to(values.dtype)[:, None]
         share = mean(inside)
         layers += [share, mean(inside * values[:, 1:3]) / share.clamp(min=torch.finfo(share.dtype).tiny)]
-    count = row_splits.diff().to(values.dtype).log1p()[:, None]
-    return torch.cat((count / 4, *quantiles, middle, 2 * spread, *layers), dim=1)
+    return torch.cat((*quantiles, middle, 2 * spread, *layers), dim=1)

@@ -181,12 +181,20 @@ def test_heads_that_do_not_divide_the_channels_are_refused():
         build("als", "tiny", heads=5)
 
 
-def test_statistics_of_cells_are_an_option_that_is_kept():
-    found = build("als", "tiny", statistics=True)
-    assert found.hyperparameters["statistics"] is True
-    assert "statistics" not in build("als", "tiny").hyperparameters
+def test_statistics_of_cells_tell_intensity():
     batch = chips(sensors=("als",))
-    with torch.no_grad():
-        plain = found(batch).features
-        bright = found(replace(batch, als=replace(batch.als, attributes=batch.als.attributes * 2))).features
-    assert (plain - bright).norm(dim=1).min() > 1e-2
+    change = {}
+    for statistics in (False, True):
+        torch.manual_seed(0)
+        found = build("als", "tiny", statistics=statistics)
+        assert found.hyperparameters["statistics"] is statistics
+        with torch.no_grad():
+            plain = found(batch).features
+            bright = found(replace(batch, als=replace(batch.als, attributes=batch.als.attributes * 2))).features
+        change[statistics] = (plain - bright).norm(dim=1).min()
+    assert change[True] > 2 * change[False]
+
+
+def test_an_encoder_of_before_the_statistics_has_none():
+    kept = {name: value for name, value in AlsEncoder.presets["tiny"].items() if name != "statistics"}
+    assert not AlsEncoder(**kept).statistics
