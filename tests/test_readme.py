@@ -73,3 +73,12 @@ def test_importing_fusion3d_loads_neither_torch_nor_anything_else_that_is_slow()
 def test_preparing_and_reading_do_not_load_torch():
     code = "import sys, fusion3d.prepare.run, fusion3d.store, fusion3d.cli; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_importing_fusion3d_bounds_what_onednn_keeps_unless_the_user_says_otherwise():
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    others = {key: value for key, value in os.environ.items() if key != name}
+    code = f"import os, fusion3d; print(os.environ['{name}'])"
+    for given, expected in (({}, "256"), ({name: "32"}, "32")):
+        found = subprocess.run([sys.executable, "-c", code], env={**others, **given}, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == expected

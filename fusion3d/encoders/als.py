@@ -203,10 +203,12 @@ class AlsEncoder(Encoder):
     def _of_cells(self, points: _Points, by_cell: Csr) -> tuple[Tensor, ...]:
         """Logarithm of the number of points, quantiles of height, and statistics, of each cell; 0 where there is no point."""
         quantiles = points.height.new_tensor(QUANTILES)
-        heights = column_quantile(points.height[by_cell.permutation], by_cell.row_splits, quantiles)
-        count = by_cell.row_splits.diff().to(self.dtype).log1p()[:, None]
+        order, row_splits = by_cell.permutation, by_cell.row_splits
+        height = points.height[order]
+        heights = column_quantile(height, row_splits, quantiles)
+        count = row_splits.diff().to(self.dtype).log1p()[:, None]
         found = count / 4, heights.nan_to_num(0.0) / _TALL
-        return (*found, cell_statistics(points.height, points.attributes, by_cell)) if self.statistics else found
+        return (*found, cell_statistics(height, points.attributes[order], row_splits)) if self.statistics else found
 
 
 def _coarsening(merge: int) -> int:

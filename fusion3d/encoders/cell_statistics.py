@@ -6,11 +6,11 @@ import math
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fusion3d.data.observation import POINT_ATTRIBUTES
-from fusion3d.ops import Csr, column_of_row, column_pool, column_quantile
+from fusion3d.ops import column_of_row, column_pool, column_quantile
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LAYERS = (-math.inf, 0.25, 2.0, 10.0, math.inf)
@@ -19,7 +19,7 @@ STATISTICS = 2 * len(QUANTILES) + 2 * (1 + len(POINT_ATTRIBUTES)) + 3 * (len(LAY
 
 
 def cell_statistics(
-    height: Float[Tensor, " points"], attributes: Float[Tensor, "points attributes"], by_cell: Csr
+    height: Float[Tensor, " points"], attributes: Float[Tensor, "points attributes"], row_splits: Int64[Tensor, " cells+1"]
 ) -> Float[Tensor, "cells statistics"]:
     """[cells, STATISTICS], about 1 in size each; 0 in a cell without points.
 
@@ -31,12 +31,10 @@ def cell_statistics(
     ----------
     height : above ground, metres, finite
     attributes : in the order of `POINT_ATTRIBUTES`, finite
-    by_cell : the points of each cell
+    row_splits : the points of each cell, which lie together
     """
-    order, row_splits = by_cell.permutation, by_cell.row_splits
-    cell = column_of_row(row_splits, order.shape[0])
-    height = height[order]
-    values = torch.cat((height.asinh()[:, None], 2 * attributes[order] - 1), dim=1)
+    cell = column_of_row(row_splits, height.shape[0])
+    values = torch.cat((height.asinh()[:, None], 2 * attributes - 1), dim=1)
 
     def mean(of: Tensor) -> Tensor:
         return column_pool(of, row_splits, "mean")

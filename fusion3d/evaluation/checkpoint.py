@@ -43,8 +43,8 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
     except Fusion3DError:
         raise
     except Exception as error:  # hyperparameters and weights that do not fit raise anything
-        reason = one_line(error)
-        raise InputError(path, f"not a checkpoint of `fusion3d pretrain` ({type(error).__name__}: {reason})", REMEDY) from None
+        reason, remedy = one_line(error), f"{REMEDY}; train one of an earlier version again"
+        raise InputError(path, f"not a checkpoint of `fusion3d pretrain` ({type(error).__name__}: {reason})", remedy) from None
     if untrained:
         module = CrossModalPretraining(**dict(module.hparams))
         module.configure_model()

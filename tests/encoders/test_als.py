@@ -198,3 +198,4 @@ def test_statistics_of_cells_tell_intensity():
 def test_an_encoder_of_before_the_statistics_has_none():
     kept = {name: value for name, value in AlsEncoder.presets["tiny"].items() if name != "statistics"}
     assert not AlsEncoder(**kept).statistics
+    assert build("als", "tiny").statistics

@@ -19,7 +19,8 @@ def scattered(seed: int = 0):
 
 def statistics(height, attributes, cell):
     by_cell = csr_by_column(torch.from_numpy(cell), CELLS)
-    return cell_statistics(torch.from_numpy(height), torch.from_numpy(attributes), by_cell).numpy()
+    height, attributes = (torch.from_numpy(values)[by_cell.permutation] for values in (height, attributes))
+    return cell_statistics(height, attributes, by_cell.row_splits).numpy()
 
 
 def expected(height, attributes):
