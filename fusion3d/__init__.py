@@ -29,8 +29,8 @@ _CALLS = {
 __all__ = ["__version__", *sorted(_CALLS)]
 
 
-# oneDNN keeps what it compiled for each of the last 1,024 shapes. Layers on points hardly see a shape twice: a process that trains
-# would grow for nothing, by some 40 MiB. Read when the first layer runs; what the user has set stays.
+# oneDNN keeps what it compiled for each of the last 1,024 shapes. Layers on points hardly see a shape twice: a process
+# that trains would grow for nothing, by some 40 MiB. Read when the first layer runs; what the user has set stays.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
