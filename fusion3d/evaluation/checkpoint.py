@@ -31,7 +31,7 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
     ConfigError
         There is no such device.
     """
-    from fusion3d.pretraining.checkpoint_file import REMEDY, read_checkpoint
+    from fusion3d.pretraining.checkpoint_file import REMEDY, encoders_of, read_checkpoint
     from fusion3d.pretraining.module import CrossModalPretraining
 
     where = device_named(device)
@@ -39,12 +39,16 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
     held = read_checkpoint(path)
     try:
         steps = int(held["global_step"])
-        module = CrossModalPretraining.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        module = CrossModalPretraining.load_from_checkpoint(
+            path, map_location="cpu", weights_only=True, encoder_options=encoders_of(held)
+        )
     except Fusion3DError:
         raise
     except Exception as error:  # hyperparameters and weights that do not fit raise anything
-        reason, remedy = one_line(error), f"{REMEDY}; train one of an earlier version again"
-        raise InputError(path, f"not a checkpoint of `fusion3d pretrain` ({type(error).__name__}: {reason})", remedy) from None
+        reason, remedy = one_line(error), f"{REMEDY}; train one of another version again"
+        raise InputError(
+            path, f"does not fit this version's `fusion3d pretrain` ({type(error).__name__}: {reason})", remedy
+        ) from None
     if untrained:
         module = CrossModalPretraining(**dict(module.hparams))
         module.configure_model()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fusion3d.encoders.cell_statistics import QUANTILES
+from fusion3d.encoders.registry import Scalar
 from fusion3d.errors import InputError, one_line
 
 REMEDY = "give the .ckpt or the run folder of `fusion3d pretrain`"
@@ -40,3 +43,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if instantiator is not None:
         raise InputError(path, f"names a function to be called ({str(instantiator)[:80]}), and is not opened", REMEDY)
     return dict(held)
+
+
+def encoders_of(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Scalar]]:
+    """Options of the encoders of a checkpoint by sensor, which make them as they were trained: presets may have changed since.
+
+    A checkpoint from before all hyperparameters were recorded gets those that presets have changed.
+    """
+    if "encoders" in checkpoint:
+        return {sensor: dict(recorded) for sensor, recorded in checkpoint["encoders"].items()}
+    options = {sensor: dict(given) for sensor, given in (checkpoint["hyper_parameters"].get("encoder_options") or {}).items()}
+    weights = checkpoint["state_dict"]
+    if "encoders.als.score.weight" in weights:
+        without_statistics = 2 * weights["encoders.als.score.weight"].shape[1] + 1 + len(QUANTILES)
+        statistics = weights["encoders.als.head.enter.weight"].shape[1] > without_statistics
+        options["als"] = options.get("als", {}) | {"statistics": statistics}
+    return options

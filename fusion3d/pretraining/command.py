@@ -110,7 +110,7 @@ def main(args: list[str]) -> int:
         _quiet()
         cli = _parsed(args)
         if cli.checkpoint is not None:
-            read_checkpoint(cli.checkpoint)
+            cli.model.go_on_from(read_checkpoint(cli.checkpoint))
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if cli.trainer.interrupted:
         if cli.trainer.is_global_zero:

@@ -18,11 +18,12 @@ from fusion3d.data.observation import ChipBatch
 from fusion3d.data.pairs import DrawnPair, Pair, draw_pairs, stream
 from fusion3d.encoders.fusion import ColumnFusion
 from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
-from fusion3d.encoders.registry import Encoder, build, kind_of
+from fusion3d.encoders.registry import Encoder, Scalar, build, kind_of
 from fusion3d.errors import ConfigError
 from fusion3d.pretraining import baselines as baselines  # registers them
 from fusion3d.pretraining.alignment import Aligned, build_alignment, contrast_of_pairs
 from fusion3d.pretraining.budget import Plan, plan_pieces
+from fusion3d.pretraining.checkpoint_file import encoders_of
 from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, of_any_rank, total_over_ranks
 from fusion3d.pretraining.further_terms import FurtherTerms
 from fusion3d.pretraining.hiding import hide_by_chip
@@ -130,6 +131,7 @@ class CrossModalPretraining(LightningModule):
         self.fusion: ColumnFusion | None = None
         self.prediction: SubsetPrediction | None = None
         self._since_log: dict[str, list[Tensor]] = {}
+        self._encoders_before: dict[str, dict[str, Scalar]] = {}
 
     @property
     def contrast(self) -> LocationContrast:
@@ -143,6 +145,21 @@ class CrossModalPretraining(LightningModule):
 
     # -- building
 
+    def go_on_from(self, checkpoint: dict[str, Any]) -> None:
+        """Build the encoders of a checkpoint, whatever their preset says by now; `ConfigError` when others are asked for."""
+        for name in ("preset", "encoder_options"):
+            before = checkpoint["hyper_parameters"].get(name)
+            if (before or None) != (self.hparams[name] or None):
+                raise ConfigError(
+                    f"--model.{name} {self.hparams[name]} is not that of the checkpoint, {before}; "
+                    "resume with the same, or begin another run with another --out"
+                )
+        self._encoders_before = encoders_of(checkpoint)
+
+    @property
+    def _encoder_options(self) -> dict[str, dict[str, Scalar]]:
+        return self._encoders_before or self.hparams["encoder_options"] or {}
+
     def configure_model(self) -> None:
         """Build the encoders, from the data in training and from the hyperparameters in a loaded checkpoint."""
         if len(self.encoders):
@@ -154,7 +171,7 @@ class CrossModalPretraining(LightningModule):
                     "the sensors are not known: train with a ChipDataModule, or load a checkpoint of `fusion3d pretrain`"
                 )
             self.hparams["scene"] = facts()
-        options = self.hparams["encoder_options"] or {}
+        options = self._encoder_options
         sensors = self.hparams["scene"]["sensors"]
         if len(sensors) == 1 and not self.hparams["retention"]:
             raise ConfigError(
@@ -195,9 +212,8 @@ class CrossModalPretraining(LightningModule):
 
     def receptive_field(self, sensors: Sequence[str], column: float, voxel: float) -> int:
         """Columns around a column that can change what an encoder of `sensors` says of it; metres in."""
-        options = self.hparams["encoder_options"] or {}
         with torch.device("meta"):
-            encoders = [build(kind_of(name), self.hparams["preset"], **options.get(name, {})) for name in sensors]
+            encoders = [build(kind_of(name), self.hparams["preset"], **self._encoder_options.get(name, {})) for name in sensors]
         return max(encoder.receptive_field(column, voxel=voxel) for encoder in encoders)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -268,7 +284,8 @@ class CrossModalPretraining(LightningModule):
         return batch if self._cut is not None else batch.to(device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the plan of the pieces: a resumed run rounds as an unbroken one does."""
+        """Keep what encoders are made of, and the plan of the pieces: a resumed run rounds as an unbroken one does."""
+        checkpoint["encoders"] = {name: dict(encoder.hyperparameters) for name, encoder in self.encoders.items()}
         if self._plan is not None:
             checkpoint["pieces"] = self._plan.to_plain()
 

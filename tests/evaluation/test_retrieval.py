@@ -252,6 +252,16 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         load_pretraining(tmp_path / "other.ckpt", "cpu")
 
 
+def test_weights_that_do_not_fit_are_named(scene, tmp_path):
+    changed = torch.load(scene[0], weights_only=True)
+    name = next(name for name in changed["state_dict"] if name.startswith("encoders.s2."))
+    changed["state_dict"][name] = torch.zeros(7, 7, 7)
+    torch.save(changed, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match=rf"other\.ckpt: does not fit .*{name}.*train one of another version again") as error:
+        load_pretraining(tmp_path / "other.ckpt", "cpu")
+    assert "\n" not in str(error.value)
+
+
 def test_missing_checkpoints_and_devices_are_named(tmp_path, scene):
     with pytest.raises(InputError, match="no checkpoint there"):
         load_pretraining(tmp_path, "cpu")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import torch
 import yaml
 
 from fusion3d.data.split import Split
+from fusion3d.encoders.als import AlsEncoder
+from fusion3d.encoders.checkpoint import load_encoder
 from fusion3d.errors import ConfigError, Fusion3DError, InputError
+from fusion3d.evaluation.checkpoint import load_pretraining
 from fusion3d.pretraining.callbacks import AtomicCheckpointIO, last_checkpoint
 from fusion3d.pretraining.command import check_run, main, precision
 from fusion3d.pretraining.module import CrossModalPretraining
@@ -90,8 +94,6 @@ def test_checkpoint_alone_makes_the_model_and_the_split_again(finished):
 
 
 def test_exported_encoder_has_the_weights_of_the_checkpoint(finished):
-    from fusion3d.encoders.checkpoint import load_encoder
-
     trained = weights(finished)
     for sensor in ("als", "gedi", "s2"):
         encoder = load_encoder(finished / "encoders" / f"{sensor}.safetensors")
@@ -170,6 +172,32 @@ def test_resuming_a_finished_run_changes_nothing(scene, finished):
 def test_resuming_with_other_data_is_refused(scene, finished):
     with pytest.raises(ConfigError, match="not those of the checkpoint"):
         main(arguments(scene, finished, "--resume", "--data.holdout", "0.4", "--trainer.max_steps", "8"))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "preset"),
+    [(True, {"channels": 8, "levels": 2}), (False, {"statistics": False})],
+    ids=["recorded", "before they were recorded"],
+)
+def test_a_run_keeps_its_encoders_when_presets_change(scene, finished, tmp_path, monkeypatch, recorded, preset):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    held = torch.load(last_checkpoint(run), weights_only=True)
+    if not recorded:
+        del held["encoders"]
+        torch.save(held, last_checkpoint(run))
+    monkeypatch.setitem(AlsEncoder.presets, "tiny", AlsEncoder.presets["tiny"] | preset)
+    opened = load_pretraining(run, "cpu")
+    assert all(torch.equal(value, held["state_dict"][name]) for name, value in opened.state_dict().items())
+    assert main(arguments(scene, run, "--resume", "--trainer.max_steps", "8")) == 0
+    assert load_pretraining(run, "cpu").trained_steps == 8
+    assert load_encoder(run / "encoders" / "als.safetensors").hyperparameters == opened.encoders["als"].hyperparameters
+
+
+@pytest.mark.parametrize("change", [("--model.preset", "small"), ("--model.encoder_options", "{als: {levels: 2}}")])
+def test_resuming_with_other_encoders_is_refused(scene, finished, change):
+    with pytest.raises(ConfigError, match=rf"{change[0]}.* is not that of the checkpoint.*another --out"):
+        main(arguments(scene, finished, "--resume", *change))
 
 
 def test_data_that_cannot_be_trained_on_leave_no_run(tmp_path):
