@@ -110,7 +110,8 @@ class SubsetPrediction(nn.Module):
 
         # as fine as the sensor of most pieces: here all of them are decoded
         finest = max(weights, key=lambda name: len(views.pieces(name)))
-        pieces = views.in_pieces(finest, answered)
+        given = [tensor for part in parts.values() for tensor in (part.shared, part.features)]
+        pieces = views.in_pieces(finest, answered, given)
         for name, weight in weights.items():
             for index, term in enumerate((f"prediction_{name}", f"prediction_absent_{name}")):
                 sums = [piece[name][index] for piece in pieces]

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from fusion3d.errors import ConfigError
 from fusion3d.pretraining.distributed import largest_over_ranks
+from fusion3d.pretraining.recompute import used_by
 
 NAME = "fsdp2"
 
@@ -175,26 +176,12 @@ def fill_gradients(module: nn.Module, loss: Tensor) -> None:
     loss : of this process, before its backward pass
     """
     weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    own = used_by(loss)
+    own = used_by([loss])
     here = torch.tensor([id(weight) in own for weight in weights], dtype=torch.int64, device=loss.device)
     anywhere = largest_over_ranks(here)
     for weight, mine, others in zip(weights, here.tolist(), anywhere.tolist(), strict=True):
         if others and not mine and weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-
-
-def used_by(loss: Tensor) -> set[int]:
-    """`id` of every leaf tensor that the backward pass of a loss reaches."""
-    found, seen, waiting = set(), set(), [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        waiting.extend(following for following, _ in node.next_functions)
-    return found
 
 
 def _whole(value: Any) -> Any:

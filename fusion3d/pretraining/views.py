@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
 
 from fusion3d.data.observation import ChipBatch
 from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
-from fusion3d.pretraining.memory import give_back_freed_memory
 from fusion3d.pretraining.objective import Embedded
+from fusion3d.pretraining.recompute import recomputed
 
 Found = ColumnEmbedding | FootprintEmbedding
 Encode = Callable[[ChipBatch, str], Found]
@@ -32,8 +32,7 @@ class Views:
 
     With `cut`, the encoders run on one piece of the batch at a time without keeping what the backward pass needs, and again,
     one piece after the other, when the gradients of the embeddings are known: the loss sees all columns, memory holds one piece
-    of one sensor (gradient cache: Gao et al. 2021, RepL4NLP; activation checkpoints: Chen et al. 2016, arXiv 1604.06174). The
-    gradients are those of the whole batch.
+    of one sensor (gradient cache: Gao et al. 2021, RepL4NLP). The gradients are those of the whole batch.
 
     Parameters
     ----------
@@ -75,25 +74,19 @@ class Views:
         """First chip of each piece for a sensor and the one after its last."""
         return [(0, self.batch.chips)] if self._cut is None else self._cut(self.batch, sensor)
 
-    def in_pieces(self, sensor: str, run: Callable[[ChipBatch, int], _Result]) -> list[_Result]:
+    def in_pieces(self, sensor: str, run: Callable[[ChipBatch, int], _Result], given: Sequence[Tensor] = ()) -> list[_Result]:
         """What `run` says of each piece and the number of its first chip; with `cut` it runs again in the backward pass.
 
         Parameters
         ----------
         run : must give the same each time that it is called with the same piece
+        given : as `recomputed` takes them
         """
         if self._cut is None:
             return [_of_piece(run, self.batch, 0, self.batch.chips, self._device)]
-        results = []
-        for start, stop in self.pieces(sensor):
-            work = _of_piece, run, self.batch, start, stop, self._device
-            results.append(checkpoint(_again, *work, use_reentrant=False) if torch.is_grad_enabled() else _again(*work))
-        return results
-
-
-def _again(work: Callable[..., _Result], *arguments: object) -> _Result:
-    give_back_freed_memory()
-    return work(*arguments)
+        device = self._device or torch.device("cpu")
+        work = (partial(_of_piece, run, self.batch, *piece, self._device) for piece in self.pieces(sensor))
+        return [recomputed(of_piece, device, given) for of_piece in work]
 
 
 # No method of `Views`: the graph of embeddings keeps what a piece runs again with. Were the embeddings part of that, parts of the
