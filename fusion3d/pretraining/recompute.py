@@ -8,7 +8,7 @@ the other grows with their number. Those with reentrance lose the weights that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
@@ -44,13 +44,13 @@ def recomputed(work: Callable[[], _Result], device: torch.device, given: Sequenc
     learnt = [tensor for tensor in _tensors(result) if tensor.requires_grad]
     if not learnt:
         return result
-    own = [tensor for tensor in given if tensor.requires_grad]
-    own += used_by(learnt, {tensor.grad_fn for tensor in own}).values()
-    values = iter(cast(tuple[Tensor, ...], _Recomputed.apply(again, [tensor.detach() for tensor in learnt], *own)))
+    own = {id(tensor): tensor for tensor in given if tensor.requires_grad}
+    own |= used_by(learnt, [tensor.grad_fn for tensor in own.values()])
+    values = iter(cast(tuple[Tensor, ...], _Recomputed.apply(again, [tensor.detach() for tensor in learnt], *own.values())))
     return cast(_Result, _with_tensors(result, lambda tensor: next(values) if tensor.requires_grad else tensor))
 
 
-def used_by(results: Sequence[Tensor], beyond: set[Node | None] = frozenset()) -> dict[int, Tensor]:  # type: ignore[assignment]
+def used_by(results: Sequence[Tensor], beyond: Iterable[Node | None] = ()) -> dict[int, Tensor]:
     """By `id`, every leaf tensor that the backward pass of some results reaches.
 
     Parameters
