@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion3d.errors import ConfigError, Fusion3DError, InputError, one_line
+from fusion3d.errors import ConfigError, InputError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -37,21 +37,20 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
     where = device_named(device)
     path = checkpoint_file(checkpoint)
     held = read_checkpoint(path)
+    recorded = encoders_of(path, held)
     try:
         steps = int(held["global_step"])
-        module = CrossModalPretraining.load_from_checkpoint(
-            path, map_location="cpu", weights_only=True, encoder_options=encoders_of(held)
-        )
-    except Fusion3DError:
-        raise
+        module = CrossModalPretraining(**held["hyper_parameters"])
+        module.recorded_encoders = recorded
+        module.configure_model()
+        module.on_load_checkpoint(held)
+        if not untrained:
+            module.load_state_dict(held["state_dict"])
     except Exception as error:  # hyperparameters and weights that do not fit raise anything
         reason, remedy = one_line(error), f"{REMEDY}; train one of another version again"
         raise InputError(
             path, f"does not fit this version's `fusion3d pretrain` ({type(error).__name__}: {reason})", remedy
         ) from None
-    if untrained:
-        module = CrossModalPretraining(**dict(module.hparams))
-        module.configure_model()
     module.trained_steps = 0 if untrained else steps
     return module.eval().to(where)
 

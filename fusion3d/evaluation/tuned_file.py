@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _KEY = "fusion3d_answers"
 _KEPT = ("epoch", "global_step", "pytorch-lightning_version", "hparams_name", "hyper_parameters", "datamodule_hparams_name",
-         "datamodule_hyper_parameters")  # fmt: skip
+         "datamodule_hyper_parameters", "encoders")  # fmt: skip
 
 
 def write_tuned(model: SupervisedModel, target: str, pretrained: Path, path: Path) -> Path:

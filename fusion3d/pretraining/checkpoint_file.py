@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fusion3d.encoders.cell_statistics import QUANTILES
-from fusion3d.encoders.registry import Scalar
+from fusion3d.encoders.registry import ENCODERS, Scalar, kind_of
 from fusion3d.errors import InputError, one_line
 
 REMEDY = "give the .ckpt or the run folder of `fusion3d pretrain`"
@@ -45,17 +45,51 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(held)
 
 
-def encoders_of(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Scalar]]:
-    """Options of the encoders of a checkpoint by sensor, which make them as they were trained: presets may have changed since.
+def encoders_of(path: Path, held: Mapping[str, Any]) -> dict[str, dict[str, Scalar]]:
+    """Hyperparameters of the encoders of a checkpoint by sensor, as they were trained: presets may have changed since.
 
-    A checkpoint from before all hyperparameters were recorded gets those that presets have changed.
+    Parameters
+    ----------
+    path, held : as `read_checkpoint` read it
+
+    Raises
+    ------
+    InputError
+        The weights are not those of such encoders.
     """
-    if "encoders" in checkpoint:
-        return {sensor: dict(recorded) for sensor, recorded in checkpoint["encoders"].items()}
-    options = {sensor: dict(given) for sensor, given in (checkpoint["hyper_parameters"].get("encoder_options") or {}).items()}
-    weights = checkpoint["state_dict"]
-    if "encoders.als.score.weight" in weights:
+    sensor = None
+    try:
+        found = {}
+        for sensor in sorted({name.split(".")[1] for name in held["state_dict"] if name.startswith("encoders.")}):
+            found[sensor] = _hyperparameters(sensor, held)
+            _compare(sensor, found[sensor], held["state_dict"])
+        return found
+    except Exception as error:  # what another version, or somebody else, has written raises anything
+        what = "it" if sensor is None else f"its {one_line(sensor, 40)} encoder"
+        remedy = f"{REMEDY}; train one of another version again"
+        raise InputError(path, f"{what} does not fit this version of fusion3d ({one_line(error)})", remedy) from None
+
+
+def _hyperparameters(sensor: str, held: Mapping[str, Any]) -> dict[str, Scalar]:
+    if sensor in held.get("encoders", {}):
+        return dict(held["encoders"][sensor])
+    # written before they were recorded: the preset, but for what presets have changed since
+    trained, weights = held["hyper_parameters"], held["state_dict"]
+    options = {**ENCODERS[kind_of(sensor)].presets[trained["preset"]], **(trained.get("encoder_options") or {}).get(sensor, {})}
+    if sensor == "als":
         without_statistics = 2 * weights["encoders.als.score.weight"].shape[1] + 1 + len(QUANTILES)
-        statistics = weights["encoders.als.head.enter.weight"].shape[1] > without_statistics
-        options["als"] = options.get("als", {}) | {"statistics": statistics}
+        options["statistics"] = weights["encoders.als.head.enter.weight"].shape[1] > without_statistics
     return options
+
+
+def _compare(sensor: str, hyperparameters: Mapping[str, Scalar], weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise what tells that the weights are not those of an encoder, before memory is taken for it."""
+    with torch.device("meta"):
+        expected = ENCODERS[kind_of(sensor)](**hyperparameters).state_dict()  # type: ignore[arg-type]
+    start = f"encoders.{sensor}."
+    held = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+    for name in sorted(expected.keys() ^ held.keys()):
+        raise ValueError(f"{name} is {'missing' if name in expected else 'not known'}")
+    for name, value in expected.items():
+        if held[name].shape != value.shape:
+            raise ValueError(f"{name} is {list(held[name].shape)}, not {list(value.shape)}")

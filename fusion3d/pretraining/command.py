@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from fusion3d.data.datamodule import ChipDataModule
-from fusion3d.errors import ConfigError, InputError
+from fusion3d.errors import ConfigError, InputError, one_line
 from fusion3d.pretraining.alignment import ALIGNMENTS, alignment_class
 from fusion3d.pretraining.callbacks import (
     AtomicCheckpointIO,
@@ -26,7 +26,7 @@ from fusion3d.pretraining.callbacks import (
     config_file,
     last_checkpoint,
 )
-from fusion3d.pretraining.checkpoint_file import read_checkpoint
+from fusion3d.pretraining.checkpoint_file import encoders_of, read_checkpoint
 from fusion3d.pretraining.module import CrossModalPretraining
 from fusion3d.pretraining.option_texts import describe_options
 from fusion3d.pretraining.sharding import check_strategy
@@ -110,7 +110,7 @@ def main(args: list[str]) -> int:
         _quiet()
         cli = _parsed(args)
         if cli.checkpoint is not None:
-            cli.model.go_on_from(read_checkpoint(cli.checkpoint))
+            go_on_from(cli.checkpoint, cli.model)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if cli.trainer.interrupted:
         if cli.trainer.is_global_zero:
@@ -172,6 +172,34 @@ def check_run(run: Path, resume: bool) -> Path | None:
     if last.exists() or config_file(run).exists():
         raise InputError(run, "a pretraining run is already there", "continue it with --resume, or give another --out")
     return None
+
+
+def go_on_from(path: Path, model: CrossModalPretraining) -> None:
+    """Have a model build the encoders of a checkpoint, whatever their preset says by now.
+
+    Raises
+    ------
+    InputError
+        It is not a checkpoint, or its encoders cannot be made.
+    ConfigError
+        Other encoders are asked for.
+    """
+    held = read_checkpoint(path)
+    model.recorded_encoders = encoders_of(path, held)
+    for name in ("preset", "encoder_options"):
+        before, now = (_plain(given.get(name)) for given in (held["hyper_parameters"], model.hparams))
+        if before != now:
+            raise ConfigError(
+                f"--model.{name} {now} is not that of {path}, {before}; "
+                "resume with the same, or begin another run with another --out"
+            )
+
+
+def _plain(options: Any) -> str:
+    """Options in one line; those of nothing are none."""
+    if not isinstance(options, dict):
+        return one_line(options)
+    return one_line(dict(sorted((sensor, given) for sensor, given in options.items() if given)) or None)
 
 
 def precision(accelerator: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, permutations
 from typing import Any
 
@@ -18,12 +18,11 @@ from fusion3d.data.observation import ChipBatch
 from fusion3d.data.pairs import DrawnPair, Pair, draw_pairs, stream
 from fusion3d.encoders.fusion import ColumnFusion
 from fusion3d.encoders.output import ColumnEmbedding, FootprintEmbedding
-from fusion3d.encoders.registry import Encoder, Scalar, build, kind_of
+from fusion3d.encoders.registry import ENCODERS, Encoder, Scalar, build, kind_of
 from fusion3d.errors import ConfigError
 from fusion3d.pretraining import baselines as baselines  # registers them
 from fusion3d.pretraining.alignment import Aligned, build_alignment, contrast_of_pairs
 from fusion3d.pretraining.budget import Plan, plan_pieces
-from fusion3d.pretraining.checkpoint_file import encoders_of
 from fusion3d.pretraining.distributed import counted_before, mean_over_ranks, of_any_rank, total_over_ranks
 from fusion3d.pretraining.further_terms import FurtherTerms
 from fusion3d.pretraining.hiding import hide_by_chip
@@ -131,7 +130,8 @@ class CrossModalPretraining(LightningModule):
         self.fusion: ColumnFusion | None = None
         self.prediction: SubsetPrediction | None = None
         self._since_log: dict[str, list[Tensor]] = {}
-        self._encoders_before: dict[str, dict[str, Scalar]] = {}
+        self.recorded_encoders: Mapping[str, Mapping[str, Scalar]] = {}
+        """By sensor, all hyperparameters of its encoder: those of a checkpoint, which a preset may have changed since."""
 
     @property
     def contrast(self) -> LocationContrast:
@@ -145,20 +145,11 @@ class CrossModalPretraining(LightningModule):
 
     # -- building
 
-    def go_on_from(self, checkpoint: dict[str, Any]) -> None:
-        """Build the encoders of a checkpoint, whatever their preset says by now; `ConfigError` when others are asked for."""
-        for name in ("preset", "encoder_options"):
-            before = checkpoint["hyper_parameters"].get(name)
-            if (before or None) != (self.hparams[name] or None):
-                raise ConfigError(
-                    f"--model.{name} {self.hparams[name]} is not that of the checkpoint, {before}; "
-                    "resume with the same, or begin another run with another --out"
-                )
-        self._encoders_before = encoders_of(checkpoint)
-
-    @property
-    def _encoder_options(self) -> dict[str, dict[str, Scalar]]:
-        return self._encoders_before or self.hparams["encoder_options"] or {}
+    def _make_encoder(self, sensor: str) -> Encoder:
+        kind = kind_of(sensor)
+        if sensor in self.recorded_encoders:
+            return ENCODERS[kind](**self.recorded_encoders[sensor])  # type: ignore[arg-type]
+        return build(kind, self.hparams["preset"], **(self.hparams["encoder_options"] or {}).get(sensor, {}))
 
     def configure_model(self) -> None:
         """Build the encoders, from the data in training and from the hyperparameters in a loaded checkpoint."""
@@ -171,13 +162,12 @@ class CrossModalPretraining(LightningModule):
                     "the sensors are not known: train with a ChipDataModule, or load a checkpoint of `fusion3d pretrain`"
                 )
             self.hparams["scene"] = facts()
-        options = self._encoder_options
         sensors = self.hparams["scene"]["sensors"]
         if len(sensors) == 1 and not self.hparams["retention"]:
             raise ConfigError(
                 f"{sensors[0]} is the only sensor: there is no other to compare it with; keep --model.retention above 0"
             )
-        unknown = sorted(set(options) - set(sensors))
+        unknown = sorted(set(self.hparams["encoder_options"] or {}) - set(sensors))
         if unknown:
             raise ConfigError(f"--model.encoder_options names {', '.join(unknown)}, but the sensors are {', '.join(sensors)}")
         possible = {"-".join(pair) for pair in permutations(sensors, 2)}
@@ -187,7 +177,7 @@ class CrossModalPretraining(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.hparams["seed"])
             for sensor in sensors:
-                encoder = build(kind_of(sensor), self.hparams["preset"], **options.get(sensor, {}))
+                encoder = self._make_encoder(sensor)
                 self.encoders[sensor] = encoder
                 if self.hparams["retention"]:
                     self.decoders[sensor] = make_decoder(sensor, decoded_width(encoder, self.hparams["private"]))
@@ -213,7 +203,7 @@ class CrossModalPretraining(LightningModule):
     def receptive_field(self, sensors: Sequence[str], column: float, voxel: float) -> int:
         """Columns around a column that can change what an encoder of `sensors` says of it; metres in."""
         with torch.device("meta"):
-            encoders = [build(kind_of(name), self.hparams["preset"], **self._encoder_options.get(name, {})) for name in sensors]
+            encoders = [self._make_encoder(name) for name in sensors]
         return max(encoder.receptive_field(column, voxel=voxel) for encoder in encoders)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

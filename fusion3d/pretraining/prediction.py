@@ -94,11 +94,13 @@ class SubsetPrediction(nn.Module):
         kept = {name: _of_columns(keep, parts[name]) for name, keep in draw_subsets(parts, chips, generator).items()}
         subset = {name: _limited(part, kept[name]) for name, part in parts.items()}
 
-        def answered(piece: ChipBatch, start: int) -> dict[str, tuple[_Sum, _Sum]]:
+        def answered(piece: ChipBatch, start: int, *vectors: Tensor) -> dict[str, tuple[_Sum, _Sum]]:
             own = slice(start * batch.size**2, (start + piece.chips) * batch.size**2)
-            fused = fusion.attention(
-                {name: _rows(part, own) for name, part in subset.items()}, {name: item[own] for name, item in nameless.items()}
-            )
+            seen = {
+                name: _rows(replace(part, shared=shared, features=features), own)
+                for (name, part), shared, features in zip(subset.items(), vectors[::2], vectors[1::2], strict=True)
+            }
+            fused = fusion.attention(seen, {name: item[own] for name, item in nameless.items()})
             told = torch.cat((fused.shared, fused.features), dim=1)
             sums = {}
             for name in weights:
@@ -110,8 +112,8 @@ class SubsetPrediction(nn.Module):
 
         # as fine as the sensor of most pieces: here all of them are decoded
         finest = max(weights, key=lambda name: len(views.pieces(name)))
-        given = [tensor for part in parts.values() for tensor in (part.shared, part.features)]
-        pieces = views.in_pieces(finest, answered, given)
+        vectors = [item for part in subset.values() for item in (part.shared, part.features)]
+        pieces = views.in_pieces(finest, answered, *vectors)
         for name, weight in weights.items():
             for index, term in enumerate((f"prediction_{name}", f"prediction_absent_{name}")):
                 sums = [piece[name][index] for piece in pieces]

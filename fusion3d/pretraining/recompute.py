@@ -8,13 +8,14 @@ the other grows with their number. Those with reentrance lose the weights that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import Node, saved_tensors_hooks
 
 from fusion3d.pretraining.memory import give_back_freed_memory
@@ -22,58 +23,59 @@ from fusion3d.pretraining.memory import give_back_freed_memory
 _Result = TypeVar("_Result")
 
 
-def recomputed(work: Callable[[], _Result], device: torch.device, given: Sequence[Tensor] = ()) -> _Result:
-    """The result of some work, with its gradient.
+def recomputed(work: Callable[..., _Result], device: torch.device, *given: Tensor) -> _Result:
+    """The result of some work on some tensors, with its gradient.
 
     Parameters
     ----------
     work : runs now and in each backward pass; it must do the same each time
     device : of the work; what its layers draw there is drawn again
-    given : all tensors that it uses and that are results of other computations with a gradient; weights need not be named
+    given : what `work` is called with; any other tensor that it uses must be a weight, or have no gradient
 
     Returns
     -------
-    What the work returns; tensors in it may stand in dataclasses, mappings and tuples.
+    What the work returns; tensors in it may stand in dataclasses, dictionaries, lists and tuples.
     """
     give_back_freed_memory()
     if not torch.is_grad_enabled():
-        return work()
-    again = _Again(work, device)
+        return work(*given)
+    again, inside = _Again(work, device), _apart(given)
     with saved_tensors_hooks(lambda _: None, _never):
-        result = again.first()
+        result = again.first(inside)
     learnt = [tensor for tensor in _tensors(result) if tensor.requires_grad]
     if not learnt:
         return result
-    own = {id(tensor): tensor for tensor in given if tensor.requires_grad}
-    own |= used_by(learnt, [tensor.grad_fn for tensor in own.values()])
-    values = iter(cast(tuple[Tensor, ...], _Recomputed.apply(again, [tensor.detach() for tensor in learnt], *own.values())))
+    weights = [weight for weight in used_by(learnt) if not any(weight is tensor for tensor in inside)]
+    values = iter(
+        cast(tuple[Tensor, ...], _Recomputed.apply(again, [tensor.detach() for tensor in learnt], len(given), *given, *weights))
+    )
     return cast(_Result, _with_tensors(result, lambda tensor: next(values) if tensor.requires_grad else tensor))
 
 
-def used_by(results: Sequence[Tensor], beyond: Iterable[Node | None] = ()) -> dict[int, Tensor]:
-    """By `id`, every leaf tensor that the backward pass of some results reaches.
-
-    Parameters
-    ----------
-    beyond : parts of the graph that are not entered
-    """
+def used_by(results: Iterable[Tensor]) -> list[Tensor]:
+    """Every leaf tensor that the backward pass of some results reaches."""
     found: dict[int, Tensor] = {}
-    seen, waiting = set(beyond), [result.grad_fn for result in results]
+    seen: set[Node | None] = {None}
+    waiting = []
+    for result in results:
+        if result.grad_fn is None and result.requires_grad:
+            found[id(result)] = result
+        waiting.append(result.grad_fn)
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            found[id(node.variable)] = node.variable
-        waiting.extend(following for following, _ in node.next_functions)
-    return found
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
+            found[id(leaf)] = leaf
+        waiting.extend(following for following, _ in node.next_functions)  # type: ignore[union-attr]
+    return list(found.values())
 
 
 class _Again:
     """Work that is done twice under the same circumstances: precision and random numbers."""
 
-    def __init__(self, work: Callable[[], Any], device: torch.device) -> None:
+    def __init__(self, work: Callable[..., Any], device: torch.device) -> None:
         self._work, self._device = work, device
         self._random = torch.get_rng_state()
         self._random_there = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -81,16 +83,16 @@ class _Again:
             (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in sorted({"cpu", device.type})
         ]
 
-    def first(self) -> Any:
+    def first(self, given: Sequence[Tensor]) -> Any:
         with self._precise():
-            return self._work()
+            return self._work(*given)
 
-    def once_more(self) -> Any:
+    def once_more(self, given: Sequence[Tensor]) -> Any:
         with torch.random.fork_rng([self._device] if self._random_there is not None else []), self._precise():
             torch.set_rng_state(self._random)
             if self._random_there is not None:
                 torch.cuda.set_rng_state(self._random_there, self._device)
-            return self._work()
+            return self._work(*given)
 
     @contextmanager
     def _precise(self) -> Iterator[None]:
@@ -103,20 +105,29 @@ class _Again:
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, again: _Again, values: list[Tensor], *own: Tensor) -> tuple[Tensor, ...]:
-        ctx.again, ctx.own = again, own
+    def forward(ctx: Any, again: _Again, values: list[Tensor], count: int, *own: Tensor) -> tuple[Tensor, ...]:
+        ctx.again, ctx.given, ctx.weights = again, own[:count], own[count:]
         ctx.set_materialize_grads(False)
         return tuple(values)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         give_back_freed_memory()
+        inside = _apart(ctx.given)
         with torch.enable_grad():
-            learnt = [tensor for tensor in _tensors(ctx.again.once_more()) if tensor.requires_grad]
+            learnt = [tensor for tensor in _tensors(ctx.again.once_more(inside)) if tensor.requires_grad]
         asked = [(tensor, gradient) for tensor, gradient in zip(learnt, gradients, strict=True) if gradient is not None]
         give_back_freed_memory()  # what the way here has freed: the way back would find other holes
-        found = torch.autograd.grad([t for t, _ in asked], ctx.own, [gradient for _, gradient in asked], allow_unused=True)
-        return (None, None, *found)
+        own = [*inside, *ctx.weights]
+        wanted = [tensor for tensor in own if tensor.requires_grad]
+        found = iter(torch.autograd.grad([t for t, _ in asked], wanted, [gradient for _, gradient in asked], allow_unused=True))
+        return (None, None, None, *(next(found) if tensor.requires_grad else None for tensor in own))
+
+
+def _apart(given: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors without what they were computed from: a backward pass ends at them."""
+    return [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in given]
 
 
 def _never(_: object) -> Tensor:
@@ -135,6 +146,6 @@ def _with_tensors(result: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(result)
     if is_dataclass(result) and not isinstance(result, type):
         return replace(result, **{field.name: _with_tensors(getattr(result, field.name), change) for field in fields(result)})
-    if isinstance(result, Mapping):
+    if isinstance(result, dict):
         return {name: _with_tensors(item, change) for name, item in result.items()}
-    return tuple(_with_tensors(item, change) for item in result) if isinstance(result, tuple) else result
+    return type(result)(_with_tensors(item, change) for item in result) if type(result) in (list, tuple) else result

@@ -176,7 +176,7 @@ def fill_gradients(module: nn.Module, loss: Tensor) -> None:
     loss : of this process, before its backward pass
     """
     weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    own = used_by([loss])
+    own = {id(weight) for weight in used_by([loss])}
     here = torch.tensor([id(weight) in own for weight in weights], dtype=torch.int64, device=loss.device)
     anywhere = largest_over_ranks(here)
     for weight, mine, others in zip(weights, here.tolist(), anywhere.tolist(), strict=True):

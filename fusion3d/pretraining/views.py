@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -74,28 +74,28 @@ class Views:
         """First chip of each piece for a sensor and the one after its last."""
         return [(0, self.batch.chips)] if self._cut is None else self._cut(self.batch, sensor)
 
-    def in_pieces(self, sensor: str, run: Callable[[ChipBatch, int], _Result], given: Sequence[Tensor] = ()) -> list[_Result]:
-        """What `run` says of each piece and the number of its first chip; with `cut` it runs again in the backward pass.
+    def in_pieces(self, sensor: str, run: Callable[..., _Result], *given: Tensor) -> list[_Result]:
+        """What `run` says of each piece, the number of its first chip and `given`; with `cut` it runs again in the backward pass.
 
         Parameters
         ----------
         run : must give the same each time that it is called with the same piece
-        given : as `recomputed` takes them
+        given : tensors with a gradient, but for weights, that it uses
         """
         if self._cut is None:
-            return [_of_piece(run, self.batch, 0, self.batch.chips, self._device)]
+            return [_of_piece(run, self.batch, 0, self.batch.chips, self._device, *given)]
         device = self._device or torch.device("cpu")
         work = (partial(_of_piece, run, self.batch, *piece, self._device) for piece in self.pieces(sensor))
-        return [recomputed(of_piece, device, given) for of_piece in work]
+        return [recomputed(of_piece, device, *given) for of_piece in work]
 
 
 # No method of `Views`: the graph of embeddings keeps what a piece runs again with. Were the embeddings part of that, parts of the
 # graph that no gradient reaches would keep themselves, and the batch, for good.
 def _of_piece(
-    run: Callable[[ChipBatch, int], _Result], batch: ChipBatch, start: int, stop: int, device: torch.device | None
+    run: Callable[..., _Result], batch: ChipBatch, start: int, stop: int, device: torch.device | None, *given: Tensor
 ) -> _Result:
     piece = batch if (start, stop) == (0, batch.chips) else batch.part(start, stop)
-    return run(piece if device is None else piece.to(device), start)
+    return run(piece if device is None else piece.to(device), start, *given)
 
 
 def joined(parts: list[Found]) -> Found:

@@ -16,6 +16,7 @@ import yaml
 from fusion3d.data.split import Split
 from fusion3d.encoders.als import AlsEncoder
 from fusion3d.encoders.checkpoint import load_encoder
+from fusion3d.encoders.registry import ENCODERS
 from fusion3d.errors import ConfigError, Fusion3DError, InputError
 from fusion3d.evaluation.checkpoint import load_pretraining
 from fusion3d.pretraining.callbacks import AtomicCheckpointIO, last_checkpoint
@@ -174,9 +175,18 @@ def test_resuming_with_other_data_is_refused(scene, finished):
         main(arguments(scene, finished, "--resume", "--data.holdout", "0.4", "--trainer.max_steps", "8"))
 
 
+class LaterEncoder(AlsEncoder):
+    """With an option that those of before do not have, and that presets switch on."""
+
+    def __init__(self, *options: int, wider: bool = False, **named: int) -> None:
+        super().__init__(*options, **named)
+        if wider:
+            self.wider = torch.nn.Linear(3, 3)
+
+
 @pytest.mark.parametrize(
     ("recorded", "preset"),
-    [(True, {"channels": 8, "levels": 2}), (False, {"statistics": False})],
+    [(True, {"channels": 8, "levels": 2, "wider": True}), (False, {"statistics": False})],
     ids=["recorded", "before they were recorded"],
 )
 def test_a_run_keeps_its_encoders_when_presets_change(scene, finished, tmp_path, monkeypatch, recorded, preset):
@@ -187,6 +197,8 @@ def test_a_run_keeps_its_encoders_when_presets_change(scene, finished, tmp_path,
         del held["encoders"]
         torch.save(held, last_checkpoint(run))
     monkeypatch.setitem(AlsEncoder.presets, "tiny", AlsEncoder.presets["tiny"] | preset)
+    if recorded:
+        monkeypatch.setitem(ENCODERS, "als", LaterEncoder)
     opened = load_pretraining(run, "cpu")
     assert all(torch.equal(value, held["state_dict"][name]) for name, value in opened.state_dict().items())
     assert main(arguments(scene, run, "--resume", "--trainer.max_steps", "8")) == 0
@@ -196,8 +208,25 @@ def test_a_run_keeps_its_encoders_when_presets_change(scene, finished, tmp_path,
 
 @pytest.mark.parametrize("change", [("--model.preset", "small"), ("--model.encoder_options", "{als: {levels: 2}}")])
 def test_resuming_with_other_encoders_is_refused(scene, finished, change):
-    with pytest.raises(ConfigError, match=rf"{change[0]}.* is not that of the checkpoint.*another --out"):
+    with pytest.raises(ConfigError, match=rf"{change[0]}.* is not that of .*last\.ckpt.*another --out"):
         main(arguments(scene, finished, "--resume", *change))
+
+
+@pytest.mark.parametrize("encoders", [
+    3, ["als"], {"als": None}, {"als": {"width": "x"}}, {"als": {"\n": 1}}, {"als": {"width": float("nan")}},
+    {"als": {"width": -1}}, {"als": {**AlsEncoder.presets["tiny"], "width": 48}},
+])  # fmt: skip
+@pytest.mark.parametrize("verb", ["embed", "resume"])
+def test_encoders_that_cannot_be_made_are_told_in_one_line(scene, finished, tmp_path, encoders, verb):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    held = torch.load(last_checkpoint(run), weights_only=True)
+    torch.save(held | {"encoders": encoders}, last_checkpoint(run))
+    with pytest.raises(
+        InputError, match=r"last\.ckpt: its als encoder does not fit .*train one of another version again"
+    ) as error:
+        load_pretraining(run, "cpu") if verb == "embed" else main(arguments(scene, run, "--resume"))
+    assert "\n" not in str(error.value)
 
 
 def test_data_that_cannot_be_trained_on_leave_no_run(tmp_path):

@@ -95,8 +95,8 @@ def test_a_gradient_reaches_what_was_computed_before():
     expected = [weight.grad.clone() for weight in (*first.parameters(), *second.parameters())]
     first.zero_grad(), second.zero_grad()
     between = first(x)
-    pieces = [recomputed(lambda rows=rows: second(between[rows]), CPU, [between]) for rows in (slice(0, 2), slice(2, 5))]
-    torch.cat(pieces).square().sum().backward()
+    parts = [recomputed(lambda inside, rows=rows: second(inside[rows]), CPU, between) for rows in (slice(0, 2), slice(2, 5))]
+    torch.cat(parts).square().sum().backward()
     for weight, gradient in zip((*first.parameters(), *second.parameters()), expected, strict=True):
         torch.testing.assert_close(weight.grad, gradient)
 
@@ -112,13 +112,31 @@ def test_nothing_but_the_result_is_kept_until_the_backward_pass():
     assert {id(node.variable) for node in behind} == {id(weight) for weight in network.parameters()}
 
 
+def test_a_chain_with_the_same_weight_and_hooks_on_the_way():
+    def learnt(again: bool) -> list[Tensor]:
+        weight, hooked = torch.linspace(0.1, 0.9, 4, requires_grad=True), []
+        step = lambda x: [(x * weight).tanh() + weight, weight]  # noqa: E731
+        between = first = weight.sin()
+        first.register_hook(lambda gradient: hooked.append(gradient) or 2 * gradient)
+        first.retain_grad()
+        for _ in range(3):
+            between, own = recomputed(step, CPU, between) if again else step(between)
+        (between.sum() + 3 * own.sum()).backward()
+        return [weight.grad, first.grad, *hooked]
+
+    for found, expected in zip(learnt(True), learnt(False), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_weights_behind_a_result_by_hand():
     used, behind, unused = (torch.ones(2, requires_grad=True) for _ in range(3))
-    middle = used * 2
-    result = (middle * behind + unused.detach()).sum()
-    assert used_by([result]).keys() == {id(used), id(behind)}
-    assert used_by([result], {middle.grad_fn}).keys() == {id(behind)}
-    assert used_by([recomputed(lambda: (used * behind).sum(), CPU)]).keys() == {id(used), id(behind)}
+
+    def named(*results: Tensor) -> set[int]:
+        return {id(weight) for weight in used_by(results)}
+
+    assert named((used * 2 * behind + unused.detach()).sum()) == {id(used), id(behind)}
+    assert named(recomputed(lambda: (used * behind).sum(), CPU)) == {id(used), id(behind)}
+    assert named(used, behind * 2, unused.detach()) == {id(used), id(behind)}
 
 
 def test_a_prediction_teaches_encoders_in_pieces_as_it_does_at_once(batch):
