@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
@@ -190,16 +191,15 @@ def go_on_from(path: Path, model: CrossModalPretraining) -> None:
         before, now = (_plain(given.get(name)) for given in (held["hyper_parameters"], model.hparams))
         if before != now:
             raise ConfigError(
-                f"--model.{name} {now} is not that of {path}, {before}; "
+                f"--model.{name} {one_line(now)} is not that of {path}, {one_line(before)}; "
                 "resume with the same, or begin another run with another --out"
             )
 
 
 def _plain(options: Any) -> str:
-    """Options in one line; those of nothing are none."""
-    if not isinstance(options, dict):
-        return one_line(options)
-    return one_line(dict(sorted((sensor, given) for sensor, given in options.items() if given)) or None)
+    """Options as text that can be compared, whatever their order; without those of nothing."""
+    named = {sensor: given for sensor, given in options.items() if given} if isinstance(options, dict) else options
+    return json.dumps(named or None, sort_keys=True, default=str)
 
 
 def precision(accelerator: Any) -> str:
