@@ -30,7 +30,8 @@ def recomputed(work: Callable[..., _Result], device: torch.device, *given: Tenso
     ----------
     work : runs now and in each backward pass; it must do the same each time
     device : of the work; what its layers draw there is drawn again
-    given : what `work` is called with; any other tensor that it uses must be a weight (its own hooks run twice), or have no gradient
+    given : what `work` is called with; any other tensor that it uses must be a weight, or have no gradient. Hooks of weights
+        run twice
 
     Returns
     -------
