@@ -20,6 +20,7 @@ from fusion3d.encoders.registry import ENCODERS
 from fusion3d.errors import ConfigError, Fusion3DError, InputError
 from fusion3d.evaluation.checkpoint import load_pretraining
 from fusion3d.pretraining.callbacks import AtomicCheckpointIO, last_checkpoint
+from fusion3d.pretraining.checkpoint_file import encoders_of
 from fusion3d.pretraining.command import check_run, main, precision
 from fusion3d.pretraining.module import CrossModalPretraining
 from tests.data.scene import scene_grid, write_scene
@@ -216,17 +217,20 @@ def test_resuming_with_other_encoders_is_refused(scene, finished, change):
     3, ["als"], {"als": None}, {"als": {"width": "x"}}, {"als": {"\n": 1}}, {"als": {"width": float("nan")}},
     {"als": {"width": -1}}, {"als": {**AlsEncoder.presets["tiny"], "width": 48}},
 ])  # fmt: skip
-@pytest.mark.parametrize("verb", ["embed", "resume"])
-def test_encoders_that_cannot_be_made_are_told_in_one_line(scene, finished, tmp_path, encoders, verb):
+def test_encoders_that_cannot_be_made_are_told_in_one_line(finished, encoders):
+    held = torch.load(last_checkpoint(finished), weights_only=True) | {"encoders": encoders}
+    with pytest.raises(InputError, match=r"x\.ckpt: its als encoder does not fit .*train one of another version again") as error:
+        encoders_of(Path("x.ckpt"), held)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_whose_encoders_cannot_be_made_neither_goes_on_nor_embeds(scene, finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    held = torch.load(last_checkpoint(run), weights_only=True)
-    torch.save(held | {"encoders": encoders}, last_checkpoint(run))
-    with pytest.raises(
-        InputError, match=r"last\.ckpt: its als encoder does not fit .*train one of another version again"
-    ) as error:
-        load_pretraining(run, "cpu") if verb == "embed" else main(arguments(scene, run, "--resume"))
-    assert "\n" not in str(error.value)
+    torch.save(torch.load(last_checkpoint(run), weights_only=True) | {"encoders": {"als": {"width": "x"}}}, last_checkpoint(run))
+    for verb in (lambda: load_pretraining(run, "cpu"), lambda: main(arguments(scene, run, "--resume"))):
+        with pytest.raises(InputError, match=r"last\.ckpt: its als encoder does not fit"):
+            verb()
 
 
 def test_data_that_cannot_be_trained_on_leave_no_run(tmp_path):
