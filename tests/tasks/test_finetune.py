@@ -154,6 +154,12 @@ def test_a_store_without_finetune_is_refused_with_what_to_do(place, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tuned_run_keeps_what_its_encoders_are_made_of(tuned, place):
+    before, after = (torch.load(path, weights_only=True)["encoders"] for path in (place[1], tuned[0] / CHECKPOINT))
+    assert after == before
+    assert set(after) == {"als", "s2"}
+
+
 def test_damaged_heads_are_named(tuned, place, tmp_path):
     data = torch.load(tuned[0] / CHECKPOINT, weights_only=True)
     del data["fusion3d_answers"]["heads"]["als.weight"]
