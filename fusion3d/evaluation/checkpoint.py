@@ -27,11 +27,11 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
     Raises
     ------
     InputError
-        There is no checkpoint, or it is not one of `fusion3d pretrain`.
+        There is no checkpoint, or it is not one of `fusion3d pretrain`, or of a version that this one cannot read.
     ConfigError
         There is no such device.
     """
-    from fusion3d.pretraining.checkpoint_file import REMEDY, encoders_of, read_checkpoint
+    from fusion3d.pretraining.checkpoint_file import REMEDY_OF_VERSIONS, encoders_of, read_checkpoint
     from fusion3d.pretraining.module import CrossModalPretraining
 
     where = device_named(device)
@@ -47,10 +47,8 @@ def load_pretraining(checkpoint: str | Path, device: str = "auto", *, untrained:
         if not untrained:
             module.load_state_dict(held["state_dict"])
     except Exception as error:  # hyperparameters and weights that do not fit raise anything
-        reason, remedy = one_line(error), f"{REMEDY}; train one of another version again"
-        raise InputError(
-            path, f"does not fit this version's `fusion3d pretrain` ({type(error).__name__}: {reason})", remedy
-        ) from None
+        what = f"does not fit this version of fusion3d ({type(error).__name__}: {one_line(error)})"
+        raise InputError(path, what, REMEDY_OF_VERSIONS) from None
     module.trained_steps = 0 if untrained else steps
     return module.eval().to(where)
 

@@ -15,6 +15,7 @@ from fusion3d.encoders.registry import ENCODERS, Scalar, kind_of
 from fusion3d.errors import InputError, one_line
 
 REMEDY = "give the .ckpt or the run folder of `fusion3d pretrain`"
+REMEDY_OF_VERSIONS = f"{REMEDY}; train one of another version again"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -66,8 +67,7 @@ def encoders_of(path: Path, held: Mapping[str, Any]) -> dict[str, dict[str, Scal
         return found
     except Exception as error:  # what another version, or somebody else, has written raises anything
         what = "it" if sensor is None else f"its {one_line(sensor, 40)} encoder"
-        remedy = f"{REMEDY}; train one of another version again"
-        raise InputError(path, f"{what} does not fit this version of fusion3d ({one_line(error)})", remedy) from None
+        raise InputError(path, f"{what} does not fit this version of fusion3d ({one_line(error)})", REMEDY_OF_VERSIONS) from None
 
 
 def _hyperparameters(sensor: str, held: Mapping[str, Any]) -> dict[str, Scalar]:
